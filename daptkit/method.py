@@ -1,0 +1,212 @@
+"""The torch half of a plugin: what a method receives and what it returns.
+
+Shape letters: N images of a batch or split, K classes, D features, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo:
+    """What is known of the task before training.
+
+    Args:
+        classes: class names, in the order of the logits.
+        dims: flattened size of each tapped layer, ``{"features": D, "logits": K}``.
+        source_prior: class frequencies of the source training images, (K,), sums to 1.
+        n_source: number of source training images.
+        n_target: number of unlabelled target images.
+    """
+
+    classes: tuple[str, ...]
+    dims: Mapping[str, int]
+    source_prior: Tensor
+    n_source: int
+    n_target: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainBatch:
+    """Images of one domain after the model: a training batch, or a whole split.
+
+    Target batches carry no labels: ``labels`` is ``None`` and the host has nothing to put there.
+
+    Args:
+        logits: (N, K), uncorrected.
+        taps: layer name to activations (N, ...); always holds ``"features"`` and ``"logits"``.
+        inputs: (N, C, H, W) images as the model saw them, or cached trunk features (N, D') of a
+            frozen run; ``None`` for whole splits.
+        labels: (N,) int64 class indices of source images.
+        weights: (N,) importance weight of each image; the class weight of its label for the
+            source, ones for the target.
+        groups: (N,) int64 patient number, unique within the domain; one per image if unknown.
+        index: (N,) int64 row of the domain's table.
+        views: further augmented views of the same images, for methods that need them.
+    """
+
+    logits: Tensor
+    taps: Mapping[str, Tensor]
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    weights: Tensor
+    groups: Tensor
+    index: Tensor
+    views: tuple[DomainBatch, ...] = ()
+
+    @property
+    def features(self) -> Tensor:
+        """Output of the bottleneck, (N, D)."""
+        return self.taps["features"]
+
+    def __len__(self) -> int:
+        return int(self.logits.shape[0])
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _discard(name: str, value: Tensor) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a method may use during one training step.
+
+    Args:
+        progress: fraction of the whole run that is done, in [0, 1].
+        step: training step, from 0.
+        class_weights: (K,) importance weights in force (ones when no method owns them).
+        target_prior: (K,) estimate of the target prior, or ``None``.
+        forward: runs the model on further inputs of the target, unweighted.
+        gather: differentiable concatenation over all processes, (N, ...) -> (W * N, ...).
+        log: records a named scalar tensor beside the losses; never reads it back here.
+        generator: random generator on the step's device, a function of seed and step.
+    """
+
+    progress: float
+    step: int
+    class_weights: Tensor
+    target_prior: Tensor | None = None
+    forward: Callable[[Tensor], DomainBatch] | None = None
+    gather: Callable[[Tensor], Tensor] = _identity
+    log: Callable[[str, Tensor], None] = _discard
+    generator: torch.Generator | None = None
+
+
+class FitContext(Protocol):
+    """What a method may ask for between epochs. Every process calls it in the same order."""
+
+    task: TaskInfo
+    epoch: int
+    epochs: int
+    seed: int
+    finetune: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the whole run that is done, in [0, 1]."""
+
+    def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
+        """Run the model in eval mode over a whole split, without augmentation.
+
+        Args:
+            split: ``"source_train"``, ``"source_val"`` or ``"target"`` (without labels).
+            layers: taps to return; ``"trunk"`` is the backbone's pooled output.
+
+        Returns:
+            CPU float32 tensors; uncorrected logits; ``weights`` are those in force.
+        """
+
+    def images(self, domain: str, limit: int) -> Tensor:
+        """Return up to ``limit`` images of ``"source"`` or ``"target"``, (N, C, H, W) in [0, 1]."""
+
+    def note(self, text: str) -> None:
+        """Tell the user one line, for example that an estimate was not trusted."""
+
+    def log(self, name: str, value: float) -> None:
+        """Record a named number in ``metrics.jsonl`` for this epoch."""
+
+
+class Method(nn.Module):
+    """Base class of an adaptation method.
+
+    A method returns named losses and never steps an optimiser. Its parameters and buffers are
+    saved, moved and resumed by the host. Subclasses override only what they need.
+
+    Args:
+        options: instance of the options dataclass named by the method's specification.
+        task: classes, sizes and source prior.
+    """
+
+    layers: tuple[str, ...] = ("features",)
+    """Taps the method reads: ``"features"``, ``"logits"`` or any module path of the model."""
+
+    def __init__(self, options: Any, task: TaskInfo) -> None:
+        super().__init__()
+        self.options = options
+        self.task = task
+
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        """Return named scalar losses of one step; they are summed as returned."""
+        return {}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return optimiser groups ``{"params": [...], "lr_scale": float}`` (scale 1: the head's)."""
+        params = list(self.parameters())
+        return [{"params": params, "lr_scale": 1.0}] if params else []
+
+    def class_weights(self) -> Tensor | None:
+        """Role ``class_weights``: (K,) ratio of target to source prior, or ``None``."""
+        return None
+
+    def target_prior(self) -> Tensor | None:
+        """Role ``target_prior``: (K,) prior of the target, used once at prediction, or ``None``."""
+        return None
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance."""
+        return images
+
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        """Role ``features``: map (N, D) trunk features of a domain to a common scale."""
+        return features
+
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        """Role ``norm``: module path to target (mean, variance) of a normalisation layer."""
+        return {}
+
+    def on_fit_start(self, ctx: FitContext) -> None:
+        """Called once before the first step; not called again after a resume."""
+
+    def on_epoch_end(self, ctx: FitContext) -> None:
+        """Called after every epoch, the model in eval mode."""
+
+    def on_fit_end(self, ctx: FitContext) -> None:
+        """Called once after the last step; the last chance to set priors."""
+
+    def report(self) -> dict[str, Any]:
+        """Return plain numbers and strings for ``run.json`` under the method's name."""
+        return {}
+
+
+__all__ = ["DomainBatch", "FitContext", "Method", "StepContext", "TaskInfo"]

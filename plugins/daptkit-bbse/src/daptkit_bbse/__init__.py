@@ -1,0 +1,1 @@
+"""BBSE, RLLS and EM: correction of label shift."""

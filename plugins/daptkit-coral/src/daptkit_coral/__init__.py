@@ -1,0 +1,1 @@
+"""CORAL: alignment of means and covariances."""

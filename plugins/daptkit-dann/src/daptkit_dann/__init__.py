@@ -1,0 +1,1 @@
+"""DANN and CDAN: adversarial alignment."""

@@ -1,0 +1,1 @@
+"""MMD and joint MMD: alignment by kernel mean embeddings."""
