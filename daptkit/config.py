@@ -1,12 +1,17 @@
-"""The resolved configuration of ``daptkit adapt``: one frozen dataclass, also the command's options."""
+"""The configuration of ``daptkit adapt``: a frozen dataclass that also makes the options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from daptkit.plugin import option
+from daptkit.errors import UsageError, did_you_mean
+from daptkit.plugin import build_options, option
 
 AUGMENTATIONS = ("auto", "none", "digits", "xray", "microscopy", "photo")
 
@@ -85,3 +90,147 @@ class AdaptConfig:
     decide: str = option("map", "Decision rule: map, balanced or sens=CLASS:0.95.")
     resume: bool = option(False, "Continue the run in --out.")
     method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+MethodOptions = Callable[[str], Mapping[str, type]]
+"""From ``-m`` text to the options dataclass of each method that it names, in order."""
+
+_PATH_FIELDS = ("source", "target", "out", "pretrained_path", "init_from")
+_METHODS_TABLE = "methods"
+_PAIR_BREAK = re.compile(r"[,\s]+(?=[A-Za-z_]\w*=)")
+
+
+def resolve_config(
+    flags: Mapping[str, Any], file: Path | None, method_options: MethodOptions
+) -> AdaptConfig:
+    """Merge what was asked for: a flag wins over the file, the file over the plugin's default.
+
+    Args:
+        flags: field of :class:`AdaptConfig` to value, only those that were given; method options
+            under ``"method_options"`` as ``{method: {option: value}}``.
+        file: configuration in TOML, as :func:`to_toml` writes it, or ``None``.
+        method_options: finds the options of the methods that a run names.
+
+    Returns:
+        A configuration that holds every option of every named method.
+
+    Raises:
+        UsageError: unreadable file, unknown name, value of a wrong type or out of bounds, or
+            ``source``, ``target`` or ``out`` missing.
+    """
+    stored = from_toml(read_file(file), str(file)) if file is not None else {}
+    values = {n: _split_text(n, v) for n, v in {**stored, **flags}.items()}
+    values.pop("method_options", None)
+    config = build_options(AdaptConfig, values)
+    for name in ("source", "target", "out"):
+        if not getattr(config, name):
+            raise UsageError(f"--{name} is missing; 'daptkit adapt --help' shows how to give it.")
+    classes = method_options(config.method)
+    stored_tables: Mapping[str, Any] = stored.get("method_options", {})
+    if "method" in flags:
+        # Tables of the method that the flag replaces go with it.
+        replaced = set(str(stored.get("method", "")).split("+")) - set(classes)
+        stored_tables = {n: t for n, t in stored_tables.items() if n not in replaced}
+    given_tables: Mapping[str, Any] = flags.get("method_options", {})
+    tables = {
+        name: {**stored_tables.get(name, {}), **given_tables.get(name, {})}
+        for name in (*stored_tables, *given_tables)
+    }
+    return dataclasses.replace(config, method_options=_build_all(classes, tables, config.method))
+
+
+def to_toml(config: AdaptConfig) -> str:
+    """Write a configuration such that ``daptkit adapt --config FILE --out NEW`` reruns it.
+
+    Paths become absolute, so that the file works from any folder; ``resume`` is left out.
+    """
+    import tomli_w
+
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.name in ("resume", "method_options") or value is None:
+            continue
+        if f.name in _PATH_FIELDS:
+            value = [_absolute(v) for v in value] if f.name == "source" else _absolute(value)
+        values[f.name] = value
+    values[_METHODS_TABLE] = {
+        name: {k: v for k, v in options.items() if v is not None}
+        for name, options in config.method_options.items()
+    }
+    return tomli_w.dumps(values)
+
+
+def from_toml(text: str, name: str) -> dict[str, Any]:
+    """Read a configuration file's text into fields of :class:`AdaptConfig`.
+
+    Args:
+        text: TOML; a table ``[methods.NAME]`` holds the options of a method.
+        name: the file, for messages.
+
+    Raises:
+        UsageError: no valid TOML, or an unknown key.
+    """
+    import tomllib
+
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not valid TOML: {error}.") from error
+    tables = values.pop(_METHODS_TABLE, {})
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise UsageError(f"{name}: write the options of a method as a table [methods.NAME].")
+    known = [f.name for f in dataclasses.fields(AdaptConfig) if f.name != "method_options"]
+    for key in values:
+        if key not in known:
+            hint = did_you_mean(key, [*known, _METHODS_TABLE])
+            raise UsageError(f"{name}: unknown key {key!r}.{hint}")
+    return {**values, "method_options": tables}
+
+
+def _build_all(
+    classes: Mapping[str, type], tables: Mapping[str, Mapping[str, Any]], method: str
+) -> dict[str, dict[str, Any]]:
+    """Fill in defaults, check bounds and refuse options of methods that the run does not name."""
+    for name in tables:
+        if name not in classes:
+            raise UsageError(
+                f"there are options for method {name!r}, which -m {method!r} does not name."
+                + did_you_mean(name, classes)
+            )
+    return {
+        name: dataclasses.asdict(build_options(cls, tables.get(name, {}), f"{name}."))
+        for name, cls in classes.items()
+    }
+
+
+def read_file(file: Path) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read the configuration {file}: {reason}.") from error
+
+
+def _split_text(name: str, value: Any) -> Any:
+    """Split the one-text forms of fields that hold several values."""
+    hint = typing.get_type_hints(AdaptConfig).get(name)
+    texts = [value] if isinstance(value, str) else value
+    if name == "model_kwargs" and isinstance(texts, (list, tuple)):
+        pairs = [p for text in texts for p in _PAIR_BREAK.split(text.strip())]
+        for pair in pairs:
+            if not re.match(r"[A-Za-z_]\w*=", pair):
+                raise UsageError(f"--model-kwargs takes KEY=VALUE pairs, not {pair!r}.")
+        return pairs
+    if hint == tuple[float, ...] and isinstance(texts, (list, tuple)):
+        return [p for t in texts for p in (t.split(",") if isinstance(t, str) else [t])]
+    return value
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())

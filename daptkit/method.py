@@ -171,7 +171,7 @@ class Method(nn.Module):
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return optimiser groups ``{"params": [...], "lr_scale": float}`` (scale 1: the head's)."""
+        """Return optimiser groups ``{"params": [...], "lr_scale": float}``; 1 is the head's."""
         params = list(self.parameters())
         return [{"params": params, "lr_scale": 1.0}] if params else []
 

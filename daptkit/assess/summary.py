@@ -1,0 +1,126 @@
+"""The closing summary of a run: figures that need no target labels, and no verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+COLLAPSE_FRACTION = 0.95
+"""Share of one predicted class above which the target's predictions count as collapsed."""
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """Accuracy and balanced accuracy on the held-out source images, in [0, 1]."""
+
+    accuracy: float
+    balanced_accuracy: float
+
+
+def validation_score(predicted: Ints, labels: Ints) -> ValidationScore:
+    """Score predictions (N,) against labels (N,); recalls are averaged over classes present."""
+    right = predicted == labels
+    recalls = [right[labels == c].mean() for c in np.unique(labels)]
+    return ValidationScore(float(right.mean()), float(np.mean(recalls)))
+
+
+@dataclass(frozen=True)
+class CollapseCheck:
+    """How target predictions spread over the classes.
+
+    Args:
+        fractions: share of each predicted class, (K,).
+        never: classes that the source has and no target image is predicted as.
+        collapsed: one class takes more than :data:`COLLAPSE_FRACTION` of the target.
+    """
+
+    fractions: dict[str, float]
+    never: tuple[str, ...]
+    collapsed: bool
+
+
+def collapse_check(predicted: Ints, classes: tuple[str, ...]) -> CollapseCheck:
+    """Count predictions (N,) of the target per class."""
+    counts = np.bincount(predicted, minlength=len(classes)) / max(len(predicted), 1)
+    return CollapseCheck(
+        fractions=dict(zip(classes, counts.tolist(), strict=True)),
+        never=tuple(c for c, share in zip(classes, counts, strict=True) if share == 0.0),
+        collapsed=bool(counts.max() > COLLAPSE_FRACTION),
+    )
+
+
+def summary_text(figures: Mapping[str, Any]) -> str:
+    """Return the terminal's closing summary of the figures that ``run.json`` holds.
+
+    Args:
+        figures: ``method``, ``source_validation``, ``collapse``, ``prior`` and ``divergence``.
+    """
+    lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
+    lines += _two_columns(
+        "source validation", figures["source_validation"], ("accuracy", "balanced_accuracy")
+    )
+    lines += _two_columns(
+        "divergence of the domains",
+        figures["divergence"],
+        ("proxy_a_distance", "mmd2", "knn_domain_accuracy"),
+    )
+    lines += _priors(figures["prior"])
+    lines += _collapse(figures["collapse"])
+    lines += [f"note: {text}" for text in figures["notes"]]
+    return "\n".join(lines)
+
+
+def _two_columns(
+    title: str, values: Mapping[str, Mapping[str, float | None]], rows: tuple[str, ...]
+) -> list[str]:
+    columns = list(values)
+    head = f"{title:<28}" + "".join(f"{name:>14}" for name in columns)
+    body = [
+        f"  {row.replace('_', ' '):<26}"
+        + "".join(f"{_number(values[column][row]):>14}" for column in columns)
+        for row in rows
+    ]
+    return [head, *body, ""]
+
+
+def _priors(prior: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    source = prior["source"]
+    assert source is not None
+    columns = {name: column for name, column in prior.items() if column is not None}
+    titles = {
+        "source": "source",
+        "predicted_twin": "predicted before",
+        "predicted": "predicted after",
+        "target": "estimate",
+        "target_low": "low",
+        "target_high": "high",
+    }
+    head = f"{'class frequencies':<28}" + "".join(f"{titles[name]:>17}" for name in columns)
+    body = [
+        f"  {name[:25]:<26}"
+        + "".join(f"{_number(column[name]):>17}" for column in columns.values())
+        for name in source
+    ]
+    return [head, *body, ""]
+
+
+def _collapse(check: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if check["collapsed"]:
+        lines.append(
+            "warning: nearly every target image gets the same class; the model may have collapsed."
+        )
+    if check["never"]:
+        lines.append(f"classes never predicted on the target: {', '.join(check['never'])}")
+    return lines or ["collapse check: predictions spread over every class"]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"

@@ -1,0 +1,61 @@
+"""``daptkit evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from daptkit.cli.lazy import debug_option
+from daptkit.cli.output import print_json, print_scores, to_json
+from daptkit.errors import UsageError
+
+
+@click.command("evaluate", epilog="Example: daptkit evaluate run --data labelled --split test")
+@click.argument("run")
+@click.option("--data", required=True, metavar="PATH", help="Labelled images.")
+@click.option(
+    "--split", metavar="NAME", help="Split to score, or all (test where it exists, else all)."
+)
+@click.option(
+    "--domain",
+    type=click.Choice(["target", "source"]),
+    default="target",
+    show_default=True,
+    help="Site the images come from: its prior and image statistics are used.",
+)
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="Resamples behind each interval; 0 for none.",
+)
+@click.option("--out", metavar="FILE", help="Also write the scores to this file, as JSON.")
+@click.option("--json", is_flag=True, help="Print the scores as JSON.")
+def command(
+    run: str, data: str, split: str | None, domain: str, bootstrap: int, out: str | None, json: bool
+) -> None:
+    """Score the model of RUN, a run folder of 'daptkit adapt', on labelled data."""
+    from daptkit.recipes import evaluate
+    from daptkit.train.progress import terminal_reporter
+
+    scores = evaluate(
+        run, data, split=split, domain=domain, n_bootstrap=bootstrap, reporter=terminal_reporter()
+    )
+    if out is not None:
+        _write(Path(out), to_json(scores) + "\n")
+    if json:
+        print_json(scores)
+    else:
+        print_scores(scores)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write --out {path}: {error.strerror}.") from error
+
+
+debug_option(command)

@@ -1,0 +1,65 @@
+"""Entry point of ``daptkit``: the commands, and what a failure looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from daptkit import __version__
+from daptkit.cli.lazy import LazyGroup, debug_option
+from daptkit.errors import DaptkitError
+
+INTERRUPTED = 130
+
+cli = LazyGroup(
+    "daptkit",
+    help="Adapt a model from a labelled source site to the unlabelled images of a target site.",
+    commands={
+        "adapt": ("daptkit.cli.adapt:command", "Fit a model for the target site: the main job."),
+        "predict": ("daptkit.cli.predict:command", "Predict images with the model of a run."),
+        "evaluate": ("daptkit.cli.evaluate:command", "Score a run on labelled data."),
+        "plugins": ("daptkit.cli.plugins:group", "Show the installed plugins."),
+    },
+)
+cli = click.version_option(__version__, prog_name="daptkit")(debug_option(cli))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; messages go to stderr.
+
+    0 done, 1 failure, 2 usage, 3 data invalid, 4 plugin fault, 130 interrupted, 143 terminated.
+    """
+    debug = "--debug" in arguments
+    try:
+        code = cli.main(args=list(arguments), prog_name="daptkit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED, debug=False)
+    except DaptkitError as error:
+        return _fail(f"error: {error}", error.exit_code, debug=debug)
+    except BrokenPipeError:
+        # The reader of our output left, as in 'daptkit ... | head'; nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - last resort: one line instead of a traceback
+        hint = "" if debug else "; rerun with --debug"
+        return _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1, debug=debug)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"daptkit: {message}", file=sys.stderr)
+    return code

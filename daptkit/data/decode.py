@@ -1,0 +1,170 @@
+"""Decoding of PNG, JPEG, TIFF, WebP and BMP with every level that the file holds.
+
+Alpha is composited on black. EXIF rotation is applied. A damaged file is an error: nothing is
+padded, guessed or replaced.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_png
+
+from daptkit.data.image import DecodedImage, Reader, find_reader
+from daptkit.data.pixels import on_black, type_range, upright
+from daptkit.data.tiff import decode_tiff_array, is_tiff, needs_tiff_array, select_frame
+from daptkit.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp")
+"""Extensions that need no plugin."""
+
+MAX_PIXELS = 100_000_000
+"""Images with more pixels are refused: a small file may claim any size."""
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(
+    path: Path, frame: int | None = None, readers: Mapping[str, Reader] | None = None
+) -> DecodedImage:
+    """Read one image through the reader of its extension, else through Pillow or tifffile.
+
+    Args:
+        path: file to read.
+        frame: frame of a file with several, from 0; ``None`` for a file with one.
+        readers: further formats, lower-case extension to reader.
+
+    Raises:
+        DataError: the file cannot be read; the message is the reason and holds no path.
+    """
+    reader = find_reader(path.name, readers or {})
+    try:
+        image = reader(path, frame) if reader else decode_bytes(path.read_bytes(), frame)
+        _check(image)
+    except DataError:
+        raise
+    except Exception as error:  # damaged files and plugins raise anything; the image is named
+        raise DataError(_reason(error, plugin=reader is not None)) from error
+    return image
+
+
+def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
+    """Decode the content of an image file.
+
+    Args:
+        data: content of the file.
+        frame: frame of a file with several, from 0; ``None`` for a file with one.
+
+    Raises:
+        DataError: empty, too large, or several frames and none named. What Pillow, tifffile and
+            torchvision raise on damaged content is passed on.
+    """
+    if not data:
+        raise DataError("empty file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        if is_tiff(data):
+            return decode_tiff_array(data, frame, MAX_PIXELS)
+        raise
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.format == "TIFF" and needs_tiff_array(image):
+        return decode_tiff_array(data, frame, MAX_PIXELS)
+    # Further frames of a JPEG are the previews of cameras.
+    frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+    chosen = select_frame(frames, frame)
+    if chosen:
+        image.seek(chosen)
+    if _is_deep_colour_png(data):
+        return DecodedImage(
+            array=_decode_deep_png(data, image), value_range=(0.0, 65535.0), photometric="RGB"
+        )
+    return _from_pillow(image, frames)
+
+
+def _from_pillow(image: Image.Image, frames: int) -> DecodedImage:
+    inverted = image.format == "TIFF" and _tiff_tag(image, 262) == 0
+    image.load()
+    array = _stored_levels(ImageOps.exif_transpose(image), image.format)
+    if array.dtype == np.uint8:
+        # Pillow inverts 8-bit TIFFs whose zero is white itself.
+        photometric = "RGB" if array.ndim == 3 else "MONOCHROME2"
+        return DecodedImage(
+            array=array, value_range=(0.0, 255.0), photometric=photometric, frames=frames
+        )
+    return DecodedImage(
+        array=array,
+        value_range=type_range(array.dtype),
+        photometric="MONOCHROME1" if inverted else "MONOCHROME2",
+        frames=frames,
+    )
+
+
+def _stored_levels(image: Image.Image, file_format: str | None) -> npt.NDArray[Any]:
+    """Return (H, W) or (H, W, 3) in the depth of the file, alpha composited on black."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        # convert("RGB") would clip such an image to 255 levels.
+        return np.asarray(image).astype(np.uint16)
+    if mode == "I":
+        return np.asarray(image).astype(np.uint16 if file_format == "PNG" else np.int32)
+    if mode == "F":
+        return np.asarray(image, dtype=np.float32)
+    if mode in ("LA", "La") or (mode == "L" and "transparency" in image.info):
+        return on_black(np.asarray(image.convert("LA")))[..., 0]
+    if mode in ("RGBA", "RGBa", "PA") or "transparency" in image.info:
+        return on_black(np.asarray(image.convert("RGBA")))
+    if mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _is_deep_colour_png(data: bytes) -> bool:
+    # Bytes 24 and 25 of a PNG are the bit depth and the colour type; 0 is grey, read by Pillow.
+    return data[:8] == _PNG_SIGNATURE and data[24:25] == b"\x10" and data[25:26] != b"\x00"
+
+
+def _decode_deep_png(data: bytes, image: Image.Image) -> npt.NDArray[Any]:
+    """Return the 16-bit colour that Pillow would cut to 8 bit, (H, W) or (H, W, 3) uint16."""
+    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    decoded = decode_png(raw, ImageReadMode.UNCHANGED).numpy()
+    array: npt.NDArray[Any] = decoded.transpose(1, 2, 0)
+    if array.shape[-1] in (2, 4):
+        array = on_black(array)
+    array = upright(array, image.getexif().get(0x0112, 1))
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    tags: Any = getattr(image, "tag_v2", {})
+    return tags.get(tag)
+
+
+def _check(image: DecodedImage) -> None:
+    array = image.array
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise DataError(f"shape {array.shape} is not (height, width) or (height, width, channels)")
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"pixels of type {array.dtype} are not numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError("pixels are NaN or infinite")
+
+
+def _reason(error: Exception, *, plugin: bool) -> str:
+    """Say why, without a path: reasons are stored with a run."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "not a readable PNG, JPEG, TIFF, WebP or BMP image"
+    if plugin:
+        return f"its reader failed with {type(error).__name__}"
+    return f"{type(error).__name__}: {error}"

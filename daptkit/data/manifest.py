@@ -1,0 +1,161 @@
+"""CSV manifests: ``path,label,patient_id,site,split,frame``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from daptkit.data.image import Log
+from daptkit.data.refs import FileRef
+from daptkit.data.table import ImageTable
+from daptkit.errors import DataError, did_you_mean
+
+COLUMNS = ("path", "label", "patient_id", "site", "split", "frame")
+"""Columns that mean something here; further ones are left alone."""
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    cells: dict[str, str]
+
+    def frame(self, manifest: Path) -> int | None:
+        text = self.cells.get("frame", "")
+        if not text:
+            return None
+        if not text.isdecimal():
+            raise DataError(
+                f"'{manifest}' line {self.line}: frame '{text}' is not a number from 0."
+            )
+        return int(text)
+
+
+def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> ImageTable:
+    """List the images of a manifest, in its order.
+
+    Only ``path`` is required; it is relative to the manifest (absolute paths and ``..`` are
+    followed) and is shown as written. Ids and labels are text: ``01`` is not ``1``.
+
+    Args:
+        path: UTF-8 file, with or without a byte order mark.
+        domain: name for messages.
+        labelled: whether the column ``label`` is read.
+        log: told of labels that are not read and of images without patient.
+
+    Raises:
+        DataError: not UTF-8, no column ``path``, a malformed or duplicate row, missing files, no
+            rows, or no labels where they are wanted.
+    """
+    header, rows = _parse(path)
+    frames = [row.frame(path) for row in rows]
+    names = [
+        row.cells["path"] if frame is None else f"{row.cells['path']}#{frame}"
+        for row, frame in zip(rows, frames, strict=True)
+    ]
+    refs = [
+        FileRef(path.parent / row.cells["path"], frame)
+        for row, frame in zip(rows, frames, strict=True)
+    ]
+    _check_duplicates(path, rows, frames)
+    _check_files(path, refs, names)
+    _report(header, rows, domain=domain, labelled=labelled, log=log)
+    labels = _column("label", header, rows) if labelled else None
+    if labelled and not any(labels or ()):
+        raise DataError(
+            f"'{path}' has no labels, and the {domain} needs them: fill column 'label'."
+        )
+    return ImageTable(
+        domain=domain,
+        names=tuple(names),
+        refs=tuple(refs),
+        splits=_column("split", header, rows) or ("",) * len(rows),
+        labels=labels,
+        patients=_column("patient_id", header, rows),
+        sites=_column("site", header, rows),
+    )
+
+
+def _parse(path: Path) -> tuple[list[str], list[_Row]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"'{path}' is not UTF-8 (byte {error.start}); save it as 'CSV UTF-8'."
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}.") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        _check_header(path, header)
+        rows = [_row(path, reader.line_num, header, cells) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise DataError(f"'{path}' line {reader.line_num} is not valid CSV: {error}.") from error
+    if not rows:
+        raise DataError(f"'{path}' lists no images.")
+    return header, rows
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if "path" not in header:
+        found = ", ".join(header) or "nothing"
+        hint = did_you_mean("path", header)
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            hint = " Cells must be separated by commas."
+        raise DataError(f"'{path}' has no column 'path'; its first line has: {found}.{hint}")
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(f"'{path}' has the column '{twice[0]}' twice.")
+
+
+def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> _Row:
+    if len(cells) != len(header):
+        raise DataError(f"'{path}' line {line} has {len(cells)} cells, not {len(header)}.")
+    row = _Row(line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
+    if not row.cells["path"]:
+        raise DataError(f"'{path}' line {line} has an empty path.")
+    return row
+
+
+def _check_duplicates(path: Path, rows: Sequence[_Row], frames: Sequence[int | None]) -> None:
+    first: dict[tuple[PurePosixPath, int | None], int] = {}
+    for row, frame in zip(rows, frames, strict=True):
+        line = first.setdefault((PurePosixPath(row.cells["path"]), frame), row.line)
+        if line != row.line:
+            raise DataError(
+                f"'{path}' lists '{row.cells['path']}' twice, in lines {line} and {row.line}."
+            )
+
+
+def _check_files(path: Path, refs: Sequence[FileRef], names: Sequence[str]) -> None:
+    missing = [name for ref, name in zip(refs, names, strict=True) if not ref.path.is_file()]
+    if missing:
+        shown = ", ".join(f"'{name}'" for name in missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise DataError(
+            f"{len(missing)} of {len(refs)} files of '{path}' are missing: {shown}{more}. Paths "
+            "are relative to the manifest."
+        )
+
+
+def _column(name: str, header: Sequence[str], rows: Sequence[_Row]) -> tuple[str, ...] | None:
+    return tuple(row.cells[name] for row in rows) if name in header else None
+
+
+def _report(
+    header: Sequence[str], rows: Sequence[_Row], *, domain: str, labelled: bool, log: Log
+) -> None:
+    if not labelled and any(_column("label", header, rows) or ()):
+        log(f"labels of the {domain} are ignored.")
+    patients = _column("patient_id", header, rows) or ("",) * len(rows)
+    unknown = sum(not patient for patient in patients)
+    if unknown:
+        log(
+            f"warning: {unknown} of {len(rows)} images of the {domain} have no patient_id; each "
+            "counts as a patient of its own, so intervals may be too narrow and validation leak."
+        )

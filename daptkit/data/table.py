@@ -1,0 +1,190 @@
+"""The images of one domain: where they are, and what is known of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daptkit.data.refs import Ref, digest_ref
+from daptkit.errors import DataError, did_you_mean
+
+Indices = npt.NDArray[np.int64]
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTable:
+    """One row per image, in a fixed order.
+
+    Args:
+        domain: ``"source"``, ``"target"`` or another name for messages.
+        names: what predictions show: a path relative to the user's PATH (with ``#frame``), or
+            split and row of an array, ``"train/17"``.
+        refs: where the pixels are.
+        splits: split of each image, ``""`` if none.
+        labels: class name of each image, ``""`` if none; ``None`` for unlabelled images.
+        patients: patient of each image as text, ``""`` if unknown; ``None`` if none is known.
+        sites: site of each image as text, likewise.
+    """
+
+    domain: str
+    names: tuple[str, ...]
+    refs: tuple[Ref, ...]
+    splits: tuple[str, ...]
+    labels: tuple[str, ...] | None = None
+    patients: tuple[str, ...] | None = None
+    sites: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether every image names its patient."""
+        return self.patients is not None and all(self.patients)
+
+    def select(self, indices: npt.ArrayLike) -> ImageTable:
+        """Return the rows at ``indices``, in their order."""
+        rows = np.asarray(indices, dtype=np.int64).tolist()
+        columns: dict[str, Any] = {
+            name: None if column is None else tuple(column[row] for row in rows)
+            for name, column in self._columns().items()
+        }
+        return dataclasses.replace(self, **columns)
+
+    def groups(self) -> Indices:
+        """Return a patient number per image, (N,); images of unknown patients get their own."""
+        numbers: dict[tuple[str, int], int] = {}
+        patients = self.patients or ("",) * len(self)
+        keys = [(patient, -1 if patient else row) for row, patient in enumerate(patients)]
+        return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of pixels, order, names, splits, labels and patients.
+
+        The pixels are the bytes of files and of array rows. No absolute path takes part, so a
+        moved folder keeps its fingerprint.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        total = hashlib.sha256()
+        chunks = [self.refs[row : row + _CHUNK] for row in range(0, len(self), _CHUNK)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for digest in pool.map(lambda refs: b"".join(map(digest_ref, refs)), chunks):
+                total.update(digest)
+        for name, column in self._columns().items():
+            if name != "refs":
+                total.update(repr((name, column)).encode("utf-8", "surrogateescape"))
+        return total.hexdigest()
+
+    def _columns(self) -> dict[str, Any]:
+        names = ("names", "refs", "splits", "labels", "patients", "sites")
+        return {name: getattr(self, name) for name in names}
+
+
+def concat_tables(tables: Sequence[ImageTable]) -> ImageTable:
+    """Join the tables of several PATHs of one domain.
+
+    A table without splits counts as ``train`` beside one that has them. Equal patient ids are one
+    patient, unless every table names its sites and no two share one: then ids are per site.
+
+    Args:
+        tables: at least one; labels are kept where every table has them.
+
+    Raises:
+        DataError: no table, or some are labelled and some are not.
+    """
+    if not tables:
+        raise DataError("no images were given; name a folder, manifest or .npz.")
+    if len(tables) == 1:
+        return tables[0]
+    labelled = [table.labels is not None for table in tables]
+    if any(labelled) and not all(labelled):
+        raise DataError(f"some of the {tables[0].domain} PATHs have labels and some have none.")
+    any_split = any(any(table.splits) for table in tables)
+    per_site = _sites_are_disjoint(tables)
+    parts = [
+        dataclasses.replace(
+            table,
+            splits=table.splits if any(table.splits) or not any_split else ("train",) * len(table),
+            patients=_qualified(table) if per_site else table.patients,
+        )
+        for table in tables
+    ]
+    return ImageTable(
+        domain=tables[0].domain,
+        names=tuple(name for part in parts for name in part.names),
+        refs=tuple(ref for part in parts for ref in part.refs),
+        splits=tuple(split for part in parts for split in part.splits),
+        labels=_join([part.labels for part in parts], parts),
+        patients=_join([part.patients for part in parts], parts),
+        sites=_join([part.sites for part in parts], parts),
+    )
+
+
+def choose_split(table: ImageTable, name: str | None, default: str) -> Indices:
+    """Return the rows of a split, (n,) int64.
+
+    Args:
+        table: images with their splits.
+        name: a split, ``"all"``, or ``None`` for the default.
+        default: used where it exists when no name is given; else everything is.
+
+    Raises:
+        DataError: no image is in the named split; the message lists those that exist.
+    """
+    known = sorted({split for split in table.splits if split})
+    if name is None:
+        name = default if default in known else "all"
+    if name == "all":
+        return np.arange(len(table), dtype=np.int64)
+    if name not in known:
+        have = f"it has {', '.join(known)}, or all" if known else "it has no splits; use all"
+        raise DataError(
+            f"the {table.domain} has no split '{name}': {have}.{did_you_mean(name, known)}"
+        )
+    return np.flatnonzero(np.asarray(table.splits) == name).astype(np.int64)
+
+
+def _sites_are_disjoint(tables: Sequence[ImageTable]) -> bool:
+    seen: set[str] = set()
+    for table in tables:
+        sites = set(table.sites or ("",))
+        if "" in sites or sites & seen:
+            return False
+        seen |= sites
+    return True
+
+
+def _qualified(table: ImageTable) -> tuple[str, ...] | None:
+    if table.patients is None or table.sites is None:
+        return None
+    return tuple(
+        f"{site}/{patient}" if patient else ""
+        for site, patient in zip(table.sites, table.patients, strict=True)
+    )
+
+
+def _join(
+    columns: Sequence[tuple[str, ...] | None], parts: Sequence[ImageTable]
+) -> tuple[str, ...] | None:
+    """Chain a column of all parts; a part without it contributes empty text."""
+    if all(column is None for column in columns):
+        return None
+    return tuple(
+        value
+        for column, part in zip(columns, parts, strict=True)
+        for value in (column if column is not None else ("",) * len(part))
+    )

@@ -1,0 +1,74 @@
+"""Fitting of the conversion: the windows of images deeper than 8 bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daptkit.data.convert import Conversion, depth_kind
+from daptkit.data.image import Reader
+from daptkit.data.refs import decode_ref
+from daptkit.data.table import ImageTable
+from daptkit.errors import DataError
+
+_IMAGES = 64
+_PIXELS = 65536
+_PERCENTILES = (0.5, 99.5)
+
+
+def fit_conversion(
+    tables: Sequence[ImageTable],
+    *,
+    img_size: int,
+    in_chans: int,
+    readers: Mapping[str, Reader] | None = None,
+) -> Conversion:
+    """Fit the windows of deep images: their 0.5 and 99.5 percentiles.
+
+    Up to 64 images of each table, evenly spaced, with up to 65,536 pixels each, are looked at.
+
+    Args:
+        tables: source training images first. A table's images decide the window of a depth only
+            if no earlier table has images of it, so the target decides where the source is 8 bit.
+        img_size: edge of the model's input, pixels.
+        in_chans: channels of the model's input.
+        readers: further formats, lower-case extension to reader.
+
+    Raises:
+        DataError: all sampled pixels of a depth are (nearly) equal, so that no window exists.
+    """
+    windows: dict[str, tuple[float, float]] = {}
+    for table in tables:
+        for kind, pixels in _sample(table, readers or {}).items():
+            if kind not in windows:
+                windows[kind] = _window(pixels, table.domain)
+    return Conversion(img_size=img_size, in_chans=in_chans, windows=windows)
+
+
+def _sample(table: ImageTable, readers: Mapping[str, Reader]) -> dict[str, npt.NDArray[Any]]:
+    """Return pixels of the deep images among a sample, by depth."""
+    found: dict[str, list[npt.NDArray[Any]]] = {}
+    rows = np.unique(np.linspace(0, len(table) - 1, min(_IMAGES, len(table))).astype(np.int64))
+    for row in rows:
+        try:
+            array = decode_ref(table.refs[row], readers).array
+        except DataError:  # reported with its name when the images are decoded
+            continue
+        kind = depth_kind(array.dtype)
+        if kind is not None:
+            flat = array.reshape(-1).astype(np.float64)
+            found.setdefault(kind, []).append(flat[:: max(1, len(flat) // _PIXELS)])
+    return {kind: np.concatenate(pixels) for kind, pixels in found.items()}
+
+
+def _window(pixels: npt.NDArray[Any], domain: str) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(pixels, _PERCENTILES))
+    if high <= low:
+        raise DataError(
+            f"the images of the {domain} are flat: 99% of their pixels are {low:g}, "
+            "so no window of grey levels can be fitted."
+        )
+    return low, high

@@ -1,0 +1,159 @@
+"""Read tensors from files that may be anything: safetensors, torch pickles, failed downloads."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from daptkit.errors import DataError
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys under which training scripts keep the weights; the averaged ones first, as timm does."""
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch.load raises on bytes that are no checkpoint, or that are a damaged one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsReport:
+    """What a file of weights gave.
+
+    Args:
+        sha256: of the file.
+        matched: tensors of the backbone that were loaded (BatchNorm's counters not counted).
+        total: tensors of the backbone.
+        unexpected: names in the file that the network has no use for, such as the classifier's.
+        missing: names of the backbone that the file lacks or holds in another shape.
+    """
+
+    sha256: str
+    matched: int
+    total: int
+    unexpected: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read named tensors, without running any code that the file may carry.
+
+    Args:
+        path: safetensors, or a torch file that ``torch.load(weights_only=True)`` accepts, with
+            the weights at the top or under one of :data:`WRAPPERS`.
+
+    Raises:
+        DataError: missing, empty, truncated, an HTML page, a pickle with code, or no tensors.
+    """
+    head = _read_head(path)
+    # safetensors: 8 bytes of header length, then the header's opening brace.
+    content = _load_safetensors(path) if head[8:9] == b"{" else _load_torch(path)
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise DataError(
+            f"weights file {path}: holds a {type(content).__name__}, not named tensors. Save "
+            "model.state_dict()."
+        )
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise DataError(f"weights file {path}: holds no tensors. Save model.state_dict().")
+    return tensors
+
+
+def _read_head(path: Path) -> bytes:
+    if not path.exists():
+        raise DataError(f"weights file {path}: not found.")
+    if not path.is_file():
+        raise DataError(f"weights file {path}: is a folder, not a file.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DataError(f"weights file {path}: cannot be read: {error.strerror}.") from error
+    if not head:
+        raise DataError(f"weights file {path}: is empty. Download or copy it again.")
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(
+            f"weights file {path}: is a web page, not weights; the download probably failed or "
+            "asked for a log-in. Download it again."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError(f"weights file {path}: is a Git LFS pointer. Fetch it with git lfs pull.")
+    return head
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"weights file {path}: not readable as safetensors, probably truncated or damaged "
+            f"({_first_line(error)}). Download or copy it again."
+        ) from error
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        # timm's own checkpoints carry their arguments as a Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle's age
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise DataError(
+                f"weights file {path}: refused, it carries Python objects beside tensors and "
+                "could run code when loaded. If you trust its origin, save its state_dict() as "
+                "safetensors."
+            ) from error
+        raise _damaged(path, error) from error
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> DataError:
+    return DataError(
+        f"weights file {path}: not readable as safetensors or as a torch state dict, probably "
+        f"truncated, damaged or of another kind ({_first_line(error)}). Download or copy it again."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,51 @@
+"""Numerics in float32 at least, whatever the precision of the step around them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _upcast(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in _HALF else value
+    if isinstance(value, (list, tuple)):
+        return tuple(_upcast(item) for item in value)
+    return value
+
+
+def _first_device(values: Sequence[Any]) -> str:
+    for value in values:
+        if isinstance(value, Tensor):
+            return value.device.type
+        if isinstance(value, (list, tuple)) and value:
+            return _first_device(value)
+    return "cpu"
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a numeric function to run without autocast, its half-precision inputs upcast.
+
+    Args:
+        function: takes at least one tensor, or a sequence of tensors, as a positional argument.
+
+    Returns:
+        The same function; bfloat16 and float16 become float32, other types are kept.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(_first_device(args), enabled=False):
+            call: Callable[..., R] = function
+            return call(*_upcast(args), **{k: _upcast(v) for k, v in kwargs.items()})
+
+    return wrapper

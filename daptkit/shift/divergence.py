@@ -1,0 +1,255 @@
+"""Distances between two samples of features: proxy A-distance, MMD^2 and k-NN domain accuracy.
+
+Each is NaN, without a warning, where it cannot be measured: fewer than 15 images (or 2 patients)
+of a domain, or features that are all alike.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+
+from daptkit.errors import DataError
+from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_matrix, as_weights
+
+MIN_IMAGES = 15
+MAX_PER_DOMAIN = 2000
+MAX_FOR_DISTANCES = 1000
+NAN = float("nan")
+
+
+def proxy_a_distance(
+    source: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    source_groups: npt.ArrayLike | None = None,
+    target_groups: npt.ArrayLike | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> float:
+    """Return 2 (1 - 2 err), err the held-out error of a linear domain classifier, in [0, 2].
+
+    The classifier is L2 logistic regression on standardised features, over folds that never split
+    a patient, on equally many images of both domains (at most 2000 each). 0: the domains cannot
+    be told apart; 2: perfectly.
+
+    Args:
+        source: (N, D).
+        target: (M, D).
+        source_groups: (N,) patients; one per image if ``None``.
+        target_groups: (M,) patients.
+        folds: at least 2.
+        seed: of subsample and folds.
+
+    Reference: Ben-David et al. 2007, "Analysis of representations for domain adaptation";
+    Ganin et al. 2016, arXiv:1505.07818.
+
+    Raises:
+        DataError: arrays of wrong shape or not finite.
+    """
+    pair = _Pair.balanced(source, target, source_groups, target_groups, MAX_PER_DOMAIN, seed)
+    if pair is None:
+        return NAN
+    splits = min(folds, pair.fewest_groups())
+    folder = StratifiedGroupKFold(n_splits=splits, shuffle=True, random_state=seed)
+    errors = np.zeros(len(pair.domain))
+    for train, test in folder.split(pair.x, pair.domain, pair.groups):
+        if len(np.unique(pair.domain[train])) < 2:
+            return NAN
+        model = LogisticRegression(C=0.1, max_iter=200)
+        with warnings.catch_warnings():
+            # Stopping early only makes the distance smaller, and hardly so at this strength.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(pair.x[train], pair.domain[train])
+        errors[test] = model.predict(pair.x[test]) != pair.domain[test]
+    err = 0.5 * (errors[pair.domain == 0].mean() + errors[pair.domain == 1].mean())
+    return float(np.clip(2.0 * (1.0 - 2.0 * err), 0.0, 2.0))
+
+
+def mmd2(
+    source: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    source_weights: npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> float:
+    """Return the unbiased squared maximum mean discrepancy; about 0, also below, for equal laws.
+
+    sum_{i != j} w_i w_j k(x_i, x_j) / (S^2 - sum w^2) + sum_{i != j} k(y_i, y_j) / (M (M - 1))
+    - 2 sum_ij w_i k(x_i, y_j) / (S M), S = sum w; k the mean of exp(-d^2 / (2^b m)),
+    b = -2 ... 2, m the median squared distance of the pooled sample (its mean where the median is
+    0). Class weights w = q / p remove pure label shift. At most 1000 images of a domain.
+
+    Args:
+        source: (N, D).
+        target: (M, D).
+        source_weights: (N,), not negative; ones if ``None``.
+        seed: of the subsample.
+
+    Reference: Gretton et al. 2012, "A kernel two-sample test", JMLR 13; Long et al. 2015,
+    arXiv:1502.02791 (several bandwidths).
+
+    Raises:
+        DataError: arrays of wrong shape or not finite, or negative weights.
+    """
+    x, y = _matrices(source, target)
+    if min(len(x), len(y)) < MIN_IMAGES:
+        return NAN
+    w = as_weights(source_weights, len(x))
+    rng = np.random.default_rng(seed)
+    rows = _subsample(len(x), MAX_FOR_DISTANCES, rng)
+    x, w = x[rows], w[rows]
+    y = y[_subsample(len(y), MAX_FOR_DISTANCES, rng)]
+    pooled = np.vstack([x, y])
+    d2 = cdist(pooled, pooled, "sqeuclidean")
+    off = d2[np.triu_indices(len(pooled), 1)]
+    width = float(np.median(off)) or float(off.mean())
+    off_diagonal = float(w.sum() ** 2 - (w * w).sum())
+    if not _spread(pooled) or off_diagonal <= 0.0:
+        return NAN
+    kernel = np.mean([np.exp(-d2 / (2.0**b * width)) for b in range(-2, 3)], axis=0)
+    n, m = len(x), len(y)
+    within_x = w @ kernel[:n, :n] @ w - float((w * w).sum())
+    within_y = kernel[n:, n:].sum() - m
+    across = (w @ kernel[:n, n:]).sum() / (w.sum() * m)
+    return float(within_x / off_diagonal + within_y / (m * (m - 1)) - 2.0 * across)
+
+
+def knn_domain_accuracy(
+    source: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    source_groups: npt.ArrayLike | None = None,
+    target_groups: npt.ArrayLike | None = None,
+    k: int = 5,
+    seed: int = 0,
+) -> float:
+    """Return how often the k nearest images of other patients tell an image's domain, in [0, 1].
+
+    Leave-one-patient-out majority vote on standardised features, equally many images of both
+    domains (at most 1000 each); about 0.5 for well mixed domains, 1 for separate ones.
+
+    Args:
+        source: (N, D).
+        target: (M, D).
+        source_groups: (N,) patients; one per image if ``None``.
+        target_groups: (M,) patients.
+        k: neighbours, odd.
+        seed: of the subsample.
+
+    Reference: Lopez-Paz, Oquab 2017, arXiv:1610.06545 (classifier two-sample tests).
+
+    Raises:
+        DataError: arrays of wrong shape or not finite.
+    """
+    pair = _Pair.balanced(source, target, source_groups, target_groups, MAX_FOR_DISTANCES, seed)
+    if pair is None:
+        return NAN
+    d2 = cdist(pair.x, pair.x, "sqeuclidean")
+    d2[pair.groups[:, None] == pair.groups[None, :]] = np.inf
+    neighbours = np.argpartition(d2, k, axis=1)[:, :k]
+    reachable = np.isfinite(np.take_along_axis(d2, neighbours, axis=1)).all()
+    if not reachable:
+        return NAN
+    vote = pair.domain[neighbours].mean(axis=1) > 0.5
+    return float((vote == (pair.domain == 1)).mean())
+
+
+def divergences(
+    source: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    source_groups: npt.ArrayLike | None = None,
+    target_groups: npt.ArrayLike | None = None,
+    source_weights: npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return ``proxy_a_distance``, ``mmd2`` and ``knn_domain_accuracy`` of two samples.
+
+    Args:
+        source: (N, D) features.
+        target: (M, D) features.
+        source_groups: (N,) patients; one per image if ``None``.
+        target_groups: (M,) patients.
+        source_weights: (N,) importance weights for MMD^2.
+        seed: of subsamples and folds.
+
+    Raises:
+        DataError: arrays of wrong shape or not finite.
+    """
+    return {
+        "proxy_a_distance": proxy_a_distance(
+            source, target, source_groups=source_groups, target_groups=target_groups, seed=seed
+        ),
+        "mmd2": mmd2(source, target, source_weights=source_weights, seed=seed),
+        "knn_domain_accuracy": knn_domain_accuracy(
+            source, target, source_groups=source_groups, target_groups=target_groups, seed=seed
+        ),
+    }
+
+
+class _Pair:
+    """Standardised rows of both domains, equally many of each."""
+
+    def __init__(self, x: FloatArray, domain: IntArray, groups: IntArray) -> None:
+        self.x = x  # (2m, D)
+        self.domain = domain  # (2m,) 0 source, 1 target
+        self.groups = groups  # (2m,) no patient is shared by the domains
+
+    @classmethod
+    def balanced(
+        cls,
+        source: npt.ArrayLike,
+        target: npt.ArrayLike,
+        source_groups: npt.ArrayLike | None,
+        target_groups: npt.ArrayLike | None,
+        limit: int,
+        seed: int,
+    ) -> _Pair | None:
+        """Return the pair, or ``None`` where nothing can be measured."""
+        s, t = _matrices(source, target)
+        g_s, g_t = as_groups(source_groups, len(s)), as_groups(target_groups, len(t))
+        m = min(len(s), len(t), limit)
+        if m < MIN_IMAGES:
+            return None
+        rng = np.random.default_rng(seed)
+        rows_s, rows_t = _subsample(len(s), m, rng), _subsample(len(t), m, rng)
+        pooled = np.vstack([s[rows_s], t[rows_t]])
+        groups = np.concatenate([g_s[rows_s], g_t[rows_t] + g_s.max() + 1])
+        pair = cls(_standardise(pooled), np.repeat(np.arange(2, dtype=np.int64), m), groups)
+        return pair if _spread(pooled) and pair.fewest_groups() >= 2 else None
+
+    def fewest_groups(self) -> int:
+        """Return the number of patients of the domain that has fewer."""
+        return min(len(np.unique(self.groups[self.domain == d])) for d in (0, 1))
+
+
+def _matrices(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    s, t = as_matrix(source, "source features"), as_matrix(target, "target features")
+    if s.shape[1] != t.shape[1]:
+        raise DataError(f"features of {s.shape[1]} and {t.shape[1]} columns cannot be compared.")
+    return s, t
+
+
+def _subsample(n: int, limit: int, rng: np.random.Generator) -> IntArray:
+    if n <= limit:
+        return np.arange(n, dtype=np.int64)
+    return np.sort(rng.choice(n, limit, replace=False)).astype(np.int64)
+
+
+def _spread(x: FloatArray) -> bool:
+    """Return whether features differ by more than rounding."""
+    return bool(x.std(axis=0).max() > 1e-9 * max(float(np.abs(x).max()), 1e-12))
+
+
+def _standardise(x: FloatArray) -> FloatArray:
+    scale = x.std(axis=0)
+    # Near-constant channels hold rounding errors only, which a division would blow up.
+    scale = np.where(scale > 1e-6 * max(float(scale.max()), 1e-12), scale, np.inf)
+    return np.asarray((x - x.mean(axis=0)) / scale, dtype=np.float64)

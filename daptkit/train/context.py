@@ -1,0 +1,98 @@
+"""What methods may ask for between epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daptkit.data import to_float
+from daptkit.method import DomainBatch, TaskInfo
+from daptkit.model import AdaptNet
+from daptkit.train.device import Precision
+from daptkit.train.domains import TaskData
+from daptkit.train.inference import forward_rows
+
+
+class EpochContext:
+    """The host's :class:`daptkit.method.FitContext` for one moment of a run.
+
+    Passes over a split are remembered while the context lives, so two methods that ask for the
+    same split and layers cost one pass. Target batches carry no labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: AdaptNet,
+        data: TaskData,
+        precision: Precision,
+        class_weights: Tensor,
+        epoch: int,
+        epochs: int,
+        seed: int,
+        finetune: str,
+        note: Callable[[str], None],
+    ) -> None:
+        self.task: TaskInfo = data.task
+        self.epoch = epoch
+        self.epochs = epochs
+        self.seed = seed
+        self.finetune = finetune
+        self.logged: dict[str, float] = {}
+        self._net = net
+        self._data = data
+        self._precision = precision
+        self._class_weights = class_weights.detach().cpu().float()
+        self._note = note
+        self._passes: dict[tuple[str, tuple[str, ...]], DomainBatch] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.task.num_classes
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the whole run that is done."""
+        return self.epoch / self.epochs
+
+    def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
+        """Run the model over a whole split; see :class:`daptkit.method.FitContext`."""
+        key = (split, tuple(sorted(set(layers))))
+        if key not in self._passes:
+            self._passes[key] = self._run(split, layers)
+        return self._passes[key]
+
+    def _run(self, split: str, layers: tuple[str, ...]) -> DomainBatch:
+        domain, rows = self._data.split(split)
+        logits, taps = forward_rows(
+            self._net, domain, rows, layers=layers, precision=self._precision
+        )
+        labels = None if domain.labels is None else torch.from_numpy(domain.labels[rows])
+        weights = torch.ones(len(rows)) if labels is None else self._class_weights[labels]
+        return DomainBatch(
+            logits=logits,
+            taps=taps,
+            labels=labels,
+            weights=weights,
+            groups=torch.from_numpy(domain.groups[rows]),
+            index=torch.from_numpy(rows),
+        )
+
+    def images(self, domain: str, limit: int) -> Tensor:
+        """Return up to ``limit`` images spread evenly over the domain, (N, C, H, W) in [0, 1]."""
+        split = {"source": "source_train", "target": "target"}[domain]
+        found, rows = self._data.split(split)
+        spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64)
+        return to_float(found.images.batch(rows[spread]))
+
+    def note(self, text: str) -> None:
+        """Tell the user one line."""
+        self._note(text)
+
+    def log(self, name: str, value: float) -> None:
+        """Record a named number for this epoch."""
+        self.logged[name] = float(value)

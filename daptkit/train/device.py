@@ -1,0 +1,60 @@
+"""Device, precision and seeds of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from daptkit.errors import UsageError
+
+_SEED_SPACE = 2**63 - 25
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device '{name}' is not one of auto, cpu, cuda, cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device '{name}' is not one of auto, cpu, cuda, cuda:N.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
+            raise UsageError(f"--device '{name}': {count} CUDA devices are visible; try cpu.")
+    return device
+
+
+def derive_seed(seed: int, *numbers: int) -> int:
+    """Mix a seed with counters into one 63-bit seed, so that streams do not overlap by addition."""
+    mixed = seed + 1
+    for number in numbers:
+        mixed = (mixed * 6364136223846793005 + number * 1442695040888963407 + 1) % _SEED_SPACE
+    return mixed
+
+
+class Precision:
+    """Mixed precision of the step: autocast, and loss scaling where float16 needs it."""
+
+    def __init__(self, device: torch.device, *, enabled: bool, dtype: str) -> None:
+        self.device = device
+        self.enabled = enabled
+        self.dtype = torch.float16 if dtype == "float16" else torch.bfloat16
+        if enabled and device.type == "cpu" and self.dtype == torch.float16:
+            raise UsageError("--amp-dtype float16 needs a GPU; use bfloat16 on a CPU.")
+        scale = enabled and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scale)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run a block in the chosen precision."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
+            yield

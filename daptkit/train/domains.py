@@ -1,0 +1,157 @@
+"""The two domains of a run, ready to be batched: decoded images or cached trunk features."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from daptkit.data import Augment, ImageSet, batch_indices, to_float
+from daptkit.method import TaskInfo
+from daptkit.train.device import derive_seed
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """The images of one domain.
+
+    Args:
+        images: decoded images; row i of everything else is row i of ``images.table``.
+        groups: (N,) patient number of each image; one per image where patients are unknown.
+        labels: (N,) class indices of source images; ``None`` for the target, always.
+        trunk: (N, D') cached trunk features of a frozen run, else ``None``.
+    """
+
+    images: ImageSet
+    groups: Rows
+    labels: Rows | None = None
+    trunk: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def inputs(self, batches: Iterator[Rows]) -> Iterator[Tensor]:
+        """Yield the model's inputs of each batch of rows: trunk features or images in [0, 1]."""
+        if self.trunk is not None:
+            for rows in batches:
+                yield self.trunk[torch.from_numpy(rows)]
+        else:
+            for images in self.images.prefetch(batches):
+                yield to_float(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """Both domains and the rows that each part of the run uses.
+
+    Args:
+        source, target: the domains.
+        train_rows, val_rows: rows of the source that are trained on and held out.
+        target_rows: rows of the target that are adapted to.
+        task: classes and sizes.
+        augment: augmentation of both domains, or ``None`` for cached features.
+    """
+
+    source: Domain
+    target: Domain
+    train_rows: Rows
+    val_rows: Rows
+    target_rows: Rows
+    task: TaskInfo
+    augment: Augment | None
+
+    @property
+    def from_trunk(self) -> bool:
+        """Whether inputs are cached trunk features."""
+        return self.source.trunk is not None
+
+    def split(self, name: str) -> tuple[Domain, Rows]:
+        """Return domain and rows of ``source_train``, ``source_val`` or ``target``."""
+        parts = {
+            "source_train": (self.source, self.train_rows),
+            "source_val": (self.source, self.val_rows),
+            "target": (self.target, self.target_rows),
+        }
+        if name not in parts:
+            raise ValueError(f"unknown split '{name}'; known: {', '.join(parts)}")
+        return parts[name]
+
+
+@dataclass(frozen=True)
+class DomainInputs:
+    """Inputs of one domain for one step, on the device."""
+
+    inputs: Tensor
+    rows: Tensor
+    groups: Tensor
+    labels: Tensor | None
+
+
+def training_batches(
+    data: TaskData,
+    *,
+    start: int,
+    stop: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    with_target: bool,
+) -> Iterator[tuple[DomainInputs, DomainInputs | None]]:
+    """Yield source and target inputs of steps ``start`` to ``stop``.
+
+    Order and augmentation are functions of seed, domain and step alone, so a run that resumes sees
+    what it would have seen, and the source images of a seed do not depend on the method.
+    """
+    source = _domain_batches(
+        data, "source_train", 0, start, stop, batch_size=batch_size, seed=seed, device=device
+    )
+    if not with_target:
+        for batch in source:
+            yield batch, None
+        return
+    target = _domain_batches(
+        data, "target", 1, start, stop, batch_size=batch_size, seed=seed, device=device
+    )
+    yield from zip(source, target, strict=True)
+
+
+def _domain_batches(
+    data: TaskData,
+    split: str,
+    stream: int,
+    start: int,
+    stop: int,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> Iterator[DomainInputs]:
+    domain, members = data.split(split)
+    # The decoder looks ahead, so the order is read twice: once by it, once here.
+    ahead, orders = itertools.tee(
+        members[batch_indices(len(members), batch_size, seed=seed, stream=stream, step=step)]
+        for step in range(start, stop)
+    )
+    generator = torch.Generator(device)
+    for step, (rows, inputs) in enumerate(
+        zip(orders, domain.inputs(ahead), strict=True), start=start
+    ):
+        moved = inputs.to(device, non_blocking=True)
+        if data.augment is not None:
+            generator.manual_seed(derive_seed(seed, step, stream))
+            moved = data.augment(moved, generator)
+        yield DomainInputs(
+            inputs=moved,
+            rows=torch.from_numpy(rows).to(device),
+            groups=torch.from_numpy(domain.groups[rows]).to(device),
+            labels=None
+            if domain.labels is None
+            else torch.from_numpy(domain.labels[rows]).to(device),
+        )

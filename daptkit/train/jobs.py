@@ -1,0 +1,65 @@
+"""Making the jobs of a run: the same model and options, with methods or without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from daptkit.config import AdaptConfig
+from daptkit.host import LoadedMethod
+from daptkit.method import Method, TaskInfo
+from daptkit.plugin import build_options
+from daptkit.run import RunFolder
+from daptkit.train.device import Precision, derive_seed
+from daptkit.train.domains import TaskData
+from daptkit.train.job import Job
+from daptkit.train.prepare import Prepared
+from daptkit.train.progress import Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobMaker:
+    """Makes jobs that start from the same weights and seeds.
+
+    Args:
+        prepared: data and initial weights.
+        config: options.
+        precision: device and mixed precision.
+        reporter: where progress goes.
+        methods: methods of the run; none for source-only.
+    """
+
+    prepared: Prepared
+    config: AdaptConfig
+    precision: Precision
+    reporter: Reporter
+    methods: tuple[LoadedMethod, ...] = ()
+
+    def make(self, data: TaskData, folder: RunFolder) -> Job:
+        """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
+
+        Raises:
+            PluginError: a method's constructor failed.
+        """
+        net = self.prepared.network.make(self.precision.device)
+        # After the model: which method is named must not change the model's initial weights.
+        torch.manual_seed(derive_seed(self.config.seed, 1))
+        return Job(
+            folder=folder,
+            net=net,
+            methods={m.spec.name: self._create(m, data.task) for m in self.methods},
+            packages={m.spec.name: f"{m.package} {m.version}" for m in self.methods},
+            owners={role: m.spec.name for m in self.methods for role in m.spec.roles},
+            data=data,
+            config=self.config,
+            precision=self.precision,
+            backbone_scale=self.prepared.network.backbone_scale,
+            reporter=self.reporter,
+            label=self.config.method if self.methods else "source-only",
+        )
+
+    def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:
+        name = method.spec.name
+        values = self.config.method_options.get(name, {})
+        return method.create(build_options(method.spec.options, values, f"{name}."), task)

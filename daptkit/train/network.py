@@ -1,0 +1,148 @@
+"""The model of a run with its initial weights, made anew for twin and adapted model alike."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from daptkit.config import AdaptConfig
+from daptkit.data import Conversion
+from daptkit.errors import DataError, UsageError
+from daptkit.model import (
+    AdaptNet,
+    ModelConfig,
+    WeightsReport,
+    build_model,
+    init_from,
+    load_backbone_weights,
+    load_model_folder,
+    model_folder,
+    resolve_model_config,
+)
+from daptkit.train.device import derive_seed
+from daptkit.train.plugins import plugin_backbones
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSource:
+    """A model with its initial weights, to be copied.
+
+    Args:
+        template: the model on the CPU; never trained itself.
+        config: its architecture.
+        classes: class names, in the order of the logits.
+        conversion: stored conversion of ``--init-from``'s model folder, if it has one.
+        weights: which weights were loaded, or ``None``.
+        backbone_scale: backbone's learning rate over the head's.
+    """
+
+    template: AdaptNet
+    config: ModelConfig
+    classes: tuple[str, ...]
+    conversion: Conversion | None
+    weights: WeightsReport | None
+    backbone_scale: float
+
+    def make(self, device: torch.device) -> AdaptNet:
+        """Return a fresh copy on a device."""
+        return copy.deepcopy(self.template).to(device)
+
+
+def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSource:
+    """Build the model that the options name and load its weights.
+
+    Args:
+        config: options.
+        classes: classes of the source labels.
+
+    Raises:
+        UsageError: options exclude each other, or a frozen trunk has no weights.
+        DataError: weights cannot be used.
+    """
+    given = [
+        flag
+        for flag, on in (
+            ("--pretrained", config.pretrained),
+            ("--pretrained-path", config.pretrained_path),
+            ("--init-from", config.init_from),
+        )
+        if on
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other; name one source of weights.")
+    torch.manual_seed(derive_seed(config.seed, 0))
+    weights: WeightsReport | None = None
+    conversion: Conversion | None = None
+    if config.init_from:
+        net, model_config, owned, weights = init_from(
+            config.init_from,
+            classes=_class_list(config.classes),
+            name=config.model,
+            kwargs=config.model_kwargs,
+            img_size=config.img_size,
+            in_chans=config.in_chans,
+            mean=config.mean,
+            std=config.std,
+            dropout=config.dropout,
+            factories=plugin_backbones(),
+        )
+        _check_classes(owned, classes)
+        classes, conversion = owned, _stored_conversion(config.init_from)
+    else:
+        model_config = resolve_model_config(
+            config.model,
+            config.model_kwargs,
+            img_size=config.img_size,
+            in_chans=config.in_chans,
+            mean=config.mean,
+            std=config.std,
+            num_classes=len(classes),
+            bottleneck=config.bottleneck,
+            dropout=config.dropout,
+            factories=plugin_backbones(),
+        )
+        net = build_model(model_config, pretrained=config.pretrained, factories=plugin_backbones())
+        if config.pretrained_path:
+            weights = load_backbone_weights(net, config.pretrained_path)
+    loaded = bool(given)
+    if config.finetune == "frozen":
+        if not loaded:
+            raise UsageError(
+                "--finetune frozen needs a trained trunk: give --pretrained-path, --pretrained or"
+                " --init-from, or use --finetune full."
+            )
+        net.freeze_backbone()
+    scale = config.backbone_lr_scale
+    return NetworkSource(
+        template=net,
+        config=model_config,
+        classes=classes,
+        conversion=conversion,
+        weights=weights,
+        backbone_scale=(0.1 if loaded else 1.0) if scale is None else scale,
+    )
+
+
+def _class_list(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def _check_classes(owned: tuple[str, ...], source: tuple[str, ...]) -> None:
+    unknown = [name for name in source if name not in owned]
+    if unknown:
+        raise DataError(
+            f"the source has classes that the model of --init-from does not know:"
+            f" {', '.join(unknown)}; it knows {', '.join(owned)}."
+        )
+
+
+def _stored_conversion(path: str) -> Conversion | None:
+    """Return how the model folder's own images were converted, so that ours are too."""
+    folder = model_folder(Path(path))
+    if folder is None:
+        return None
+    loaded = load_model_folder(folder, factories=plugin_backbones())
+    return Conversion.from_json(loaded.conversion)

@@ -1,0 +1,157 @@
+"""One training step as one module: model, methods and the sum of their named losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from daptkit.errors import PluginError
+from daptkit.method import DomainBatch, Method, StepContext
+from daptkit.model import AdaptNet
+from daptkit.nn import weighted_mean
+from daptkit.train.domains import DomainInputs
+from daptkit.train.guard import plugin_guard
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Named scalar losses of a step, what methods logged, and the source accuracy in the batch."""
+
+    losses: dict[str, Tensor]
+    logs: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of the losses as returned."""
+        return torch.stack([value.float() for value in self.losses.values()]).sum()
+
+
+class Step(nn.Module):
+    """Model and methods in one module, so that a wrapper sees every parameter.
+
+    Args:
+        net: the model.
+        methods: methods by name, in the order of ``-m``.
+        packages: ``"package version"`` of each method, for messages.
+    """
+
+    def __init__(
+        self, net: AdaptNet, methods: Mapping[str, Method], packages: Mapping[str, str]
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.methods = nn.ModuleDict(dict(methods))
+        self.packages = dict(packages)
+        self.layers = tuple(
+            dict.fromkeys(("features", *(tap for m in methods.values() for tap in m.layers)))
+        )
+
+    def method(self, name: str) -> Method:
+        """Return a method by name."""
+        found = self.methods[name]
+        assert isinstance(found, Method)
+        return found
+
+    def forward(
+        self,
+        source: DomainInputs,
+        target: DomainInputs | None,
+        *,
+        progress: float,
+        step: int,
+        class_weights: Tensor,
+        target_prior: Tensor | None,
+        from_trunk: bool,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """Return the losses of one step.
+
+        Source and target pass the model in one concatenated forward, so that normalisation layers
+        see both; the classification loss is the mean weighted by ``class_weights`` (K,).
+        """
+        n_source = len(source.inputs)
+        inputs = (
+            source.inputs if target is None else torch.cat([source.inputs, target.inputs], dim=0)
+        )
+        logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+        assert source.labels is not None
+        weights = class_weights[source.labels]
+        source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
+        cross_entropy = functional.cross_entropy(
+            source_batch.logits.float(), source.labels, reduction="none"
+        )
+        losses = {"classification": weighted_mean(cross_entropy, weights)}
+        logs: dict[str, Tensor] = {
+            "source_accuracy": (source_batch.logits.argmax(1) == source.labels).float().mean()
+        }
+        if target is None:
+            return StepResult(losses, logs)
+        ones = torch.ones(len(target.inputs), device=logits.device)
+        target_batch = _batch(target, logits[n_source:], _rows(taps, n_source, None), ones)
+
+        def forward(extra: Tensor) -> DomainBatch:
+            extra_logits, extra_taps = self.net(extra, self.layers, from_trunk=from_trunk)
+            return DomainBatch(
+                logits=extra_logits,
+                taps=extra_taps,
+                inputs=extra,
+                weights=ones.new_ones(len(extra)),
+                groups=target.groups.new_full((len(extra),), -1),
+                index=target.rows.new_full((len(extra),), -1),
+            )
+
+        for name in self.methods:
+
+            def log(key: str, value: Tensor, prefix: str = name) -> None:
+                logs[f"{prefix}/{key}"] = value.detach().float()
+
+            context = StepContext(
+                progress=progress,
+                step=step,
+                class_weights=class_weights,
+                target_prior=target_prior,
+                forward=forward,
+                log=log,
+                generator=generator,
+            )
+            for key, value in self._method_losses(name, source_batch, target_batch, context):
+                losses[f"{name}/{key}"] = value
+        return StepResult(losses, logs)
+
+    def _method_losses(
+        self, name: str, source: DomainBatch, target: DomainBatch, context: StepContext
+    ) -> list[tuple[str, Tensor]]:
+        with plugin_guard(name, self.packages[name], "losses()"):
+            returned = self.method(name).losses(source, target, context)
+        owner = f"method '{name}' ({self.packages[name]})"
+        if not isinstance(returned, dict):
+            raise PluginError(
+                f"{owner} returned {type(returned).__name__} instead of a dict of named losses."
+            )
+        for key, value in returned.items():
+            if not isinstance(value, Tensor) or value.dim() != 0:
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PluginError(f"{owner}: loss '{key}' must be a scalar tensor, not {shape}.")
+        return list(returned.items())
+
+
+def _batch(
+    inputs: DomainInputs, logits: Tensor, taps: dict[str, Tensor], weights: Tensor
+) -> DomainBatch:
+    return DomainBatch(
+        logits=logits,
+        taps=taps,
+        inputs=inputs.inputs,
+        labels=inputs.labels,
+        weights=weights,
+        groups=inputs.groups,
+        index=inputs.rows,
+    )
+
+
+def _rows(taps: Mapping[str, Tensor], start: int, stop: int | None) -> dict[str, Tensor]:
+    return {name: value[start:stop] for name, value in taps.items()}

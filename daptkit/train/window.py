@@ -1,0 +1,41 @@
+"""Means of named scalars between two log steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Window:
+    """Sums of losses and logged values since the last log step, on the device."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add the named scalars of one step."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start again; this reads the device."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint stores."""
+        return {"sums": dict(self.sums), "count": self.count}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Window:
+        """Rebuild a window from a checkpoint."""
+        sums = {name: value.to(device) for name, value in state["sums"].items()}
+        return cls(sums, int(state["count"]))

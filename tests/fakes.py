@@ -1,0 +1,114 @@
+"""Small tasks and in-process methods for tests of the trainer; no plugin is installed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from daptkit.config import AdaptConfig
+from daptkit.host import LoadedMethod
+from daptkit.method import Method
+from daptkit.plugin import MethodSpec, NoOptions
+from daptkit.run import RunFolder
+from daptkit.train.device import Precision
+from daptkit.train.job import Job
+from daptkit.train.jobs import JobMaker
+from daptkit.train.prepare import prepare
+from daptkit.train.progress import SilentReporter
+
+EDGE = 16
+CLASSES = ("bar", "cross", "dot")
+
+
+def drawn(n: int, seed: int, *, contrast: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n, 16, 16) uint8 images of three shapes and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    images = rng.normal(40, 12, (n, EDGE, EDGE))
+    for image, label in zip(images, labels, strict=True):
+        row, column = rng.integers(5, 11, 2)
+        if label in (0, 1):
+            image[row - 1 : row + 1, 2:14] += 130 * contrast
+        if label == 1:
+            image[2:14, column - 1 : column + 1] += 130 * contrast
+        if label == 2:
+            image[row - 2 : row + 2, column - 2 : column + 2] += 130 * contrast
+    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
+def write_npz(path: Path, *, n: int = 90, seed: int = 0, contrast: float = 1.0) -> Path:
+    """Write a MedMNIST-style file with train, val and test."""
+    parts: dict[str, np.ndarray] = {}
+    for offset, (split, share) in enumerate((("train", n), ("val", n // 3), ("test", n // 3))):
+        images, labels = drawn(share, seed * 10 + offset, contrast=contrast)
+        parts[f"{split}_images"], parts[f"{split}_labels"] = images, labels
+    np.savez(path, **parts)
+    return path
+
+
+def tiny_config(folder: Path, **values: Any) -> AdaptConfig:
+    """Return a run of 50 steps on drawn shapes that takes well under a second to train."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = folder / "source.npz", folder / "target.npz"
+    if not source.exists():
+        write_npz(source, seed=1)
+        write_npz(target, seed=2, contrast=0.6)
+    given = {
+        "source": (str(source),),
+        "target": str(target),
+        "out": str(folder / "run"),
+        "model": "daptkit_lenet",
+        "img_size": EDGE,
+        "bottleneck": 16,
+        "epochs": 1,
+        "batch_size": 8,
+        "aug": "none",
+        "log_interval": 10,
+        "device": "cpu",
+    }
+    return AdaptConfig(**{**given, **values})
+
+
+def in_process(factory: type[Method], name: str = "fake", **spec: Any) -> LoadedMethod:
+    """Return a loaded method whose class is given instead of imported."""
+
+    class Loaded(LoadedMethod):
+        def load_factory(self) -> type[Method]:
+            return factory
+
+    made = MethodSpec(name=name, summary="", factory="tests:fake", options=NoOptions, **spec)
+    return Loaded(spec=made, package="daptkit-fake", version="1.2")
+
+
+def make_job(
+    config: AdaptConfig, *methods: LoadedMethod, out: Path | None = None
+) -> tuple[Job, JobMaker]:
+    """Prepare a run and make its job."""
+    precision = Precision(torch.device("cpu"), enabled=config.amp, dtype=config.amp_dtype)
+    config = replace(config, method="+".join(m.spec.name for m in methods) or "none")
+    maker = JobMaker(
+        prepared=prepare(config, torch.device("cpu"), SilentReporter(), ("features", "logits")),
+        config=config,
+        precision=precision,
+        reporter=SilentReporter(),
+        methods=tuple(methods),
+    )
+    return maker.make(maker.prepared.data, RunFolder(out or Path(config.out))), maker
+
+
+Losses = Callable[..., dict[str, Any]]
+
+
+def method_of(losses: Losses) -> type[Method]:
+    """Return a method class with the given ``losses(self, source, target, ctx)``."""
+
+    class Fake(Method):
+        def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+            return losses(self, source, target, ctx)
+
+    return Fake

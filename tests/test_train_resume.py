@@ -1,0 +1,83 @@
+"""Interrupted runs continue bit for bit; damaged checkpoints are found."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import in_process, make_job, method_of, tiny_config
+
+from daptkit.errors import DaptkitError, Terminated
+from daptkit.method import Method
+from daptkit.train.checkpoint import load_checkpoint, save_checkpoint
+from daptkit.train.loop import Trainer
+
+
+def noisy(kill_at: int | None = None, number: int = signal.SIGTERM) -> type[Method]:
+    """A method with state and random numbers, which may send a signal to its own process."""
+
+    def losses(self: Method, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        if ctx.step == kill_at:
+            os.kill(os.getpid(), number)
+        shake = torch.rand((), generator=ctx.generator) + torch.rand(())
+        ctx.log("shake", shake)
+        return {"pull": (target.features.mean() - source.features.mean()).square() * shake}
+
+    return method_of(losses)
+
+
+def trained(folder: Path, factory: type[Method]) -> tuple[bytes, dict[str, torch.Tensor]]:
+    config = tiny_config(folder, epochs=2, dropout=0.2, aug="digits")
+    job, _ = make_job(config, in_process(factory))
+    Trainer(job).run()
+    return job.folder.metrics.read_bytes(), job.net.state_dict()
+
+
+@pytest.mark.parametrize("kill_at", [3, 49, 64])
+def test_a_terminated_run_continues_bit_for_bit(tmp_path: Path, kill_at: int) -> None:
+    whole_metrics, whole = trained(tmp_path / "whole", noisy())
+    with pytest.raises(Terminated, match="checkpoint was written"):
+        trained(tmp_path / "cut", noisy(kill_at))
+    metrics, weights = trained(tmp_path / "cut", noisy())
+    assert metrics == whole_metrics
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+
+
+def test_lines_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
+    whole_metrics, _ = trained(tmp_path / "whole", noisy())
+    with pytest.raises(Terminated):
+        trained(tmp_path / "cut", noisy(64))
+    with (tmp_path / "cut" / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "step", "step": 70')
+    metrics, _ = trained(tmp_path / "cut", noisy())
+    assert metrics == whole_metrics
+
+
+def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, noisy(20, signal.SIGINT))
+    state, _ = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert state is not None
+    assert state["step"] == 21
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step})
+    content = bytearray((tmp_path / "last.ckpt").read_bytes())
+    content[-10] ^= 1
+    (tmp_path / "last.ckpt").write_bytes(content)
+    state, damaged = load_checkpoint(tmp_path)
+    assert state == {"step": 1}
+    assert damaged == ("last.ckpt",)
+    (tmp_path / "previous.ckpt").write_bytes(b"")
+    with pytest.raises(DaptkitError, match="no checkpoint of the run can be read"):
+        load_checkpoint(tmp_path)
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) == (None, ())
