@@ -64,7 +64,12 @@ class AdaptConfig:
         choices=("frozen", "full"),
     )
 
-    epochs: int = option(10, "Passes over the longer domain.", low=1, high=100000)
+    epochs: int | None = option(
+        None,
+        "Passes over the longer domain (4, or more on small data: at least 500 steps).",
+        low=1,
+        high=100000,
+    )
     batch_size: int = option(64, "Images per domain and step.", low=1, high=65536)
     opt: str = option("sgd", "Optimiser.", choices=("sgd", "adamw"))
     sched: str = option(

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import tiny_config
 
 import daptkit
 from daptkit.config import from_toml, resolve_config
 from daptkit.errors import DataError, UsageError
 from daptkit.host import method_options
+from fakes import tiny_config
 
 
 def adapted(folder: Path, **values: Any) -> Any:

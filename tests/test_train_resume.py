@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import in_process, make_job, method_of, tiny_config
 
 from daptkit.errors import DaptkitError, Terminated
 from daptkit.method import Method
 from daptkit.train.checkpoint import load_checkpoint, save_checkpoint
 from daptkit.train.loop import Trainer
+from fakes import in_process, make_job, method_of, tiny_config
 
 
 def noisy(kill_at: int | None = None, number: int = signal.SIGTERM) -> type[Method]:

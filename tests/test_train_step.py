@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import in_process, make_job, method_of, tiny_config
 from torch import nn
 
 from daptkit.errors import NonFiniteLossError, PluginError
@@ -15,6 +14,7 @@ from daptkit.method import Method
 from daptkit.train.domains import DomainInputs
 from daptkit.train.loop import Trainer
 from daptkit.train.step import Step
+from fakes import in_process, make_job, method_of, tiny_config
 
 
 def inputs(n: int, *, labels: bool, seed: int = 0) -> DomainInputs:

@@ -52,7 +52,8 @@ def build_model(
     else:
         check_timm_name(config.name, factories or {})
         backbone = _timm_backbone(config, pretrained)
-    return AdaptNet(backbone, config, _trunk_dim(backbone, config, of_plugin))
+    net = AdaptNet(backbone, config, _trunk_dim(backbone, config, of_plugin))
+    return net.to(memory_format=torch.channels_last)
 
 
 def _plugin_backbone(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy as np
 import numpy.typing as npt
 
 from daptkit.data import ImageTable

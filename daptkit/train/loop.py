@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 
@@ -29,6 +30,9 @@ from daptkit.train.signals import StopRequest, stop_on_signals
 from daptkit.train.step import Step, StepResult
 from daptkit.train.window import Window
 
+MIN_EPOCHS, MIN_STEPS = 4, 500
+"""Length of a run that does not say ``--epochs``: whichever of the two is longer."""
+
 
 class Trainer:
     """Runs one job from its last checkpoint, or from the start, to the end."""
@@ -43,7 +47,8 @@ class Trainer:
         self.per_epoch = steps_per_epoch(
             len(data.train_rows), len(data.target_rows), config.batch_size
         )
-        self.total = self.per_epoch * config.epochs
+        self.epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / self.per_epoch))
+        self.total = self.per_epoch * self.epochs
         self.window = Window()
         self.notes: list[str] = []
         self.step = 0
@@ -214,7 +219,7 @@ class Trainer:
             precision=self.job.precision,
             class_weights=self.roles.class_weights(),
             epoch=self.step // self.per_epoch,
-            epochs=self.job.config.epochs,
+            epochs=self.epochs,
             seed=self.job.config.seed,
             finetune=self.job.config.finetune,
             note=self._note,

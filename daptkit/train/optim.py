@@ -46,9 +46,14 @@ def build_optimizer(
     for name, method in methods.items():
         groups.extend(_method_groups(name, method))
     if config.opt == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
-        groups, lr=config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+        groups,
+        lr=config.lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
