@@ -176,7 +176,10 @@ class Method(nn.Module):
         return [{"params": params, "lr_scale": 1.0}] if params else []
 
     def class_weights(self) -> Tensor | None:
-        """Role ``class_weights``: (K,) ratio of target to source prior, or ``None``."""
+        """Role ``class_weights``: (K,) ratio of target to source prior, or ``None``.
+
+        At prediction the host takes them back, unless ``target_prior`` names another prior.
+        """
         return None
 
     def target_prior(self) -> Tensor | None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from daptkit.config import AdaptConfig, resolve_config
-from daptkit.data import Conversion, ImageSet, choose_split, encode_labels, read_table
+from daptkit.data import (
+    Conversion,
+    ImageSet,
+    ImageTable,
+    Reader,
+    choose_split,
+    encode_labels,
+    read_table,
+)
 from daptkit.errors import DataError, UsageError
 from daptkit.host import method_options
 from daptkit.model import LoadedModel, load_model_folder
@@ -14,13 +26,15 @@ from daptkit.run import RunFolder, atomic_write
 from daptkit.shift import PredictionRule
 from daptkit.train.adaptation import AdaptResult, run_adaptation
 from daptkit.train.deliver import predictions_csv
-from daptkit.train.device import Precision, resolve_device
+from daptkit.train.device import full_precision, resolve_device
 from daptkit.train.domains import Domain
+from daptkit.train.guard import memory_guard
 from daptkit.train.inference import all_rows, as_numpy, forward_rows
 from daptkit.train.plugins import plugin_backbones, plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
 
 DOMAINS = ("target", "source")
+_ADVICE = "give fewer images at a time, or use --device cpu"
 
 
 def adapt(
@@ -77,20 +91,13 @@ def predict(
     """
     report = reporter or SilentReporter()
     loaded, rule = _load(run, domain)
-    readers = plugin_readers()
+    readers = plugin_readers(report.line)
     table = read_table(
         images, domain=domain, labelled=False, log=report.line, extensions=tuple(readers)
     )
-    image_set = ImageSet(
-        table,
-        Conversion.from_json(loaded.conversion),
-        workers=workers,
-        skip_unreadable=skip_unreadable,
-        readers=readers,
-    )
-    for name, reason in image_set.skipped:
-        report.line(f"skipped {name}: {reason}")
-    logits = _logits(loaded, image_set, device)
+    with memory_guard(_ADVICE):
+        image_set = _decode(table, loaded, readers, workers, skip_unreadable, report)
+        logits = _logits(loaded, image_set, device)
     atomic_write(Path(out), predictions_csv(image_set.table, logits, rule, domain))
     return Path(out)
 
@@ -133,24 +140,15 @@ def evaluate(
 
     report = reporter or SilentReporter()
     loaded, rule = _load(run, domain)
-    readers = plugin_readers()
+    readers = plugin_readers(report.line)
     table = read_table(
         data, domain=domain, labelled=True, log=report.line, extensions=tuple(readers)
     )
     table = table.select(choose_split(table, split, "test"))
-    if not len(table):
-        raise DataError("no images to score; check --split.")
     encode_labels(table, rule.classes)  # an unknown class is an error before anything is decoded
-    image_set = ImageSet(
-        table,
-        Conversion.from_json(loaded.conversion),
-        workers=workers,
-        skip_unreadable=skip_unreadable,
-        readers=readers,
-    )
-    for name, reason in image_set.skipped:
-        report.line(f"skipped {name}: {reason}")
-    logits = _logits(loaded, image_set, device)
+    with memory_guard(_ADVICE):
+        image_set = _decode(table, loaded, readers, workers, skip_unreadable, report)
+        logits = _logits(loaded, image_set, device)
     return score(
         rule.posterior(logits, domain),
         encode_labels(image_set.table, rule.classes),
@@ -168,13 +166,38 @@ def _load(run: str | Path, domain: str) -> tuple[LoadedModel, PredictionRule]:
     if domain not in DOMAINS:
         raise UsageError(f"--domain is target or source, not '{domain}'.")
     folder = RunFolder(run)
+    if not folder.model.is_dir() and folder.config.exists():
+        raise DataError(
+            f"the run '{run}' has no model yet; finish it with"
+            f" 'daptkit adapt --config {folder.config} --out {run} --resume'."
+        )
     found = folder.model if folder.model.is_dir() else folder.root
     loaded = load_model_folder(found, factories=plugin_backbones())
     return loaded, PredictionRule.from_json(loaded.rule)
 
 
-def _logits(loaded: LoadedModel, images: ImageSet, device: str) -> Any:
-    precision = Precision(resolve_device(device), enabled=False, dtype="bfloat16")
+def _decode(
+    table: ImageTable,
+    loaded: LoadedModel,
+    readers: Mapping[str, Reader],
+    workers: int | None,
+    skip_unreadable: int,
+    report: Reporter,
+) -> ImageSet:
+    image_set = ImageSet(
+        table,
+        Conversion.from_json(loaded.conversion),
+        workers=workers,
+        skip_unreadable=skip_unreadable,
+        readers=readers,
+    )
+    for name, reason in image_set.skipped:
+        report.line(f"skipped {name}: {reason}")
+    return image_set
+
+
+def _logits(loaded: LoadedModel, images: ImageSet, device: str) -> npt.NDArray[np.float64]:
+    precision = full_precision(resolve_device(device))
     net = loaded.net.to(precision.device)
     domain = Domain(images=images, groups=images.table.groups())
     logits, _ = forward_rows(net, domain, all_rows(domain), precision=precision)

@@ -6,8 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,48 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
     Args:
         path: file to write; its folder is made if needed.
-        content: bytes, or text that is written as UTF-8.
+        content: bytes, or text that is written as UTF-8; file names that are not UTF-8 keep their
+            bytes.
 
     Raises:
         DaptkitError: the disk is full or the folder cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+    temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            # An OSError here would hide the one that matters.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def temporary_prefix(path: Path) -> str:
+    """Return how the names of unfinished versions of a file begin; a killed process leaves them."""
+    return f".{path.name}."
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed file operation of the block into one line that names the file.
+
+    Raises:
+        DaptkitError: the disk is full, or there is no permission.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        sync_folder(path.parent)
+        yield
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise DaptkitError(f"cannot write '{path}': {error.strerror or error}.") from error
+        raise DaptkitError(
+            f"cannot write '{path}': {error.strerror or error}. Free space or get permission"
+            " there, or choose another place."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -102,17 +123,17 @@ class RunFolder:
 
         Raises:
             UsageError: the folder holds files and ``resume`` is off, or it is a file.
+            DaptkitError: it cannot be made or read.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError(f"--out '{self.root}' is a file; name a new folder.")
-        if self.root.is_dir() and any(self._content()) and not resume:
-            raise UsageError(
-                f"--out '{self.root}' is not empty; name a new folder, or continue with --resume."
-            )
-        try:
+        with writing(self.root):
+            if self.root.exists() and not self.root.is_dir():
+                raise UsageError(f"--out '{self.root}' is a file; name a new folder.")
+            if self.root.is_dir() and any(self._content()) and not resume:
+                raise UsageError(
+                    f"--out '{self.root}' is not empty; name a new folder, or continue with"
+                    " --resume."
+                )
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DaptkitError(f"cannot make --out '{self.root}': {error.strerror}.") from error
 
     def _content(self) -> Iterator[Path]:
         return (entry for entry in self.root.iterdir() if entry.name != ".lock")
@@ -124,28 +145,19 @@ class RunFolder:
         Raises:
             DaptkitError: another process is writing the same run.
         """
-        try:
+        with writing(self.root):
             handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise DaptkitError(f"cannot write --out '{self.root}': {error.strerror}.") from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise DaptkitError(
-                    f"another process is writing '{self.root}'; wait, or choose another --out."
-                ) from error
+            with writing(self.root):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise DaptkitError(
+                        f"another process is writing '{self.root}'; wait, or choose another --out."
+                    ) from error
             yield
         finally:
             os.close(handle)
-
-
-def replace_folder(made: Path, final: Path) -> None:
-    """Move a finished folder to its place, replacing what an interrupted run left there."""
-    if final.exists():
-        shutil.rmtree(final)
-    made.replace(final)
-    sync_folder(final.parent)
 
 
 class MetricsLog:
@@ -155,29 +167,44 @@ class MetricsLog:
         path: the file.
         position: size in bytes to keep, as the checkpoint recorded it; what follows is cut off,
             since those steps will be run again.
+
+    Raises:
+        DaptkitError: the file cannot be written, or has lost lines that the checkpoint counts on.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.truncate(position)
-        self._file.seek(position)
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = path.stat().st_size if path.exists() else 0
+            if size < position:
+                raise DaptkitError(
+                    f"'{path}' is shorter than when the checkpoint was written, so the run cannot"
+                    " be continued; start again in a new --out."
+                )
+            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file.truncate(position)
+            self._file.seek(position)
 
     @property
     def position(self) -> int:
         """Size in bytes, all of it on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with writing(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one object; numbers that are not finite become ``null``."""
-        self._file.write((json.dumps(_finite(entry), allow_nan=False) + "\n").encode())
-        self._file.flush()
+        line = json.dumps(_finite(entry), allow_nan=False) + "\n"
+        with writing(self._path):
+            self._file.write(line.encode())
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 def _finite(value: Any) -> Any:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from daptkit.errors import DaptkitError
-from daptkit.model import AdaptNet, FeatureCache, build_model, default_cache_dir
-from daptkit.model import resolve_model_config as resolve
+from daptkit.model import AdaptNet, FeatureCache, default_cache_dir
+from tiny_nets import tiny_net
 
 PARTS: dict[str, Any] = {"data": "00ff", "conversion": {"img_size": 28}}
 
@@ -39,18 +39,8 @@ class Images:
 
 
 def make(seed: int = 0, **changes: Any) -> AdaptNet:
-    values: dict[str, Any] = {
-        "kwargs": {"drop_rate": 0.5},
-        "img_size": 28,
-        "in_chans": 1,
-        "mean": (),
-        "std": (),
-        "num_classes": 3,
-        "bottleneck": 8,
-        "dropout": 0.0,
-    }
-    torch.manual_seed(seed)
-    return build_model(resolve("daptkit_lenet", **{**values, **changes}))
+    values = {"kwargs": {"drop_rate": 0.5}, "img_size": 28, "in_chans": 1, **changes}
+    return tiny_net("daptkit_lenet", seed=seed, **values)
 
 
 def features(cache: FeatureCache, net: AdaptNet, images: Images, **changes: Any) -> Tensor:

@@ -11,21 +11,12 @@ import torch
 from torch import nn
 
 from daptkit.errors import DataError, UsageError
-from daptkit.model import LeNet, ModelConfig, parse_model_kwargs, resolve_model_config
+from daptkit.model import LeNet, ModelConfig, parse_model_kwargs
+from tiny_nets import tiny_config
 
 
 def resolve(name: str, **changes: Any) -> ModelConfig:
-    values: dict[str, Any] = {
-        "kwargs": {},
-        "img_size": None,
-        "in_chans": None,
-        "mean": (),
-        "std": (),
-        "num_classes": 3,
-        "bottleneck": 8,
-        "dropout": 0.0,
-    }
-    return resolve_model_config(name, **{**values, **changes})
+    return tiny_config(name, **{"img_size": None, **changes})
 
 
 def test_lenet_is_known_to_timm_and_follows_its_layers() -> None:

@@ -9,23 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from daptkit.errors import DaptkitError, PluginError, UsageError
-from daptkit.model import AdaptNet, ModelConfig, build_model, resolve_model_config
-
-
-def make(name: str = "test_resnet", *, factories: Any = None, **changes: Any) -> AdaptNet:
-    values: dict[str, Any] = {
-        "kwargs": {},
-        "img_size": 32,
-        "in_chans": None,
-        "mean": (),
-        "std": (),
-        "num_classes": 3,
-        "bottleneck": 8,
-        "dropout": 0.0,
-    }
-    torch.manual_seed(0)
-    config = resolve_model_config(name, **{**values, **changes}, factories=factories)
-    return build_model(config, factories=factories)
+from daptkit.model import ModelConfig, build_model
+from tiny_nets import tiny_net
 
 
 @pytest.mark.parametrize(
@@ -41,7 +26,7 @@ def make(name: str = "test_resnet", *, factories: Any = None, **changes: Any) ->
     ],
 )
 def test_any_timm_model_gives_logits_features_and_trunk(name: str, channels: int | None) -> None:
-    net = make(name, in_chans=channels).eval()
+    net = tiny_net(name, in_chans=channels).eval()
     images = torch.rand(2, net.config.in_chans, 32, 32)
     logits, taps = net(images, ("features", "trunk"))
     assert set(taps) == {"features", "logits", "trunk"}
@@ -55,7 +40,7 @@ def test_any_timm_model_gives_logits_features_and_trunk(name: str, channels: int
 
 
 def test_forward_is_the_stated_formula() -> None:
-    net = make(mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7)).eval()
+    net = tiny_net(mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7)).eval()
     images = torch.rand(2, 3, 32, 32)
     standard = torch.stack(
         [(images[:, c] - m) / s for c, (m, s) in enumerate([(0.2, 0.5), (0.3, 0.6), (0.4, 0.7)])], 1
@@ -67,13 +52,13 @@ def test_forward_is_the_stated_formula() -> None:
 
 
 def test_bytes_and_floats_of_one_image_agree() -> None:
-    net = make("daptkit_lenet", img_size=28).eval()
+    net = tiny_net("daptkit_lenet", img_size=28).eval()
     images = torch.randint(0, 256, (2, 1, 28, 28), dtype=torch.uint8)
     assert torch.allclose(net(images)[0], net(images.float() / 255)[0])
 
 
 def test_without_bottleneck_the_features_are_the_trunk() -> None:
-    net = make("daptkit_lenet", img_size=28, bottleneck=0).eval()
+    net = tiny_net("daptkit_lenet", img_size=28, bottleneck=0).eval()
     _, taps = net(torch.rand(2, 1, 28, 28), ("trunk",))
     assert torch.equal(taps["features"], taps["trunk"])
     assert net.dims() == {"features": 500, "logits": 3}
@@ -81,7 +66,7 @@ def test_without_bottleneck_the_features_are_the_trunk() -> None:
 
 
 def test_dropout_acts_before_the_head_and_not_on_features() -> None:
-    net = make("daptkit_lenet", img_size=28, dropout=0.5, bottleneck=64)
+    net = tiny_net("daptkit_lenet", img_size=28, dropout=0.5, bottleneck=64)
     images = torch.rand(4, 1, 28, 28)
     (one, first), (two, second) = net(images), net(images)
     assert torch.equal(first["features"], second["features"])
@@ -90,12 +75,12 @@ def test_dropout_acts_before_the_head_and_not_on_features() -> None:
 
 def test_one_seed_gives_one_network() -> None:
     for name in ("test_resnet", "test_vit", "daptkit_lenet"):
-        first, second = make(name).state_dict(), make(name).state_dict()
+        first, second = tiny_net(name).state_dict(), tiny_net(name).state_dict()
         assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_taps_hold_what_the_layer_returned_before_later_layers_overwrite_it() -> None:
-    net = make().eval()
+    net = tiny_net().eval()
     images = torch.rand(2, 3, 32, 32)
     path = "backbone.layer1.0.bn1"
     inputs: list[Tensor] = []
@@ -113,7 +98,7 @@ def test_taps_hold_what_the_layer_returned_before_later_layers_overwrite_it() ->
 
 
 def test_taps_carry_gradients() -> None:
-    net = make()
+    net = tiny_net()
     _, taps = net(torch.rand(2, 3, 32, 32), ("backbone.layer1",))
     taps["backbone.layer1"].square().mean().backward()
     weight = net.get_parameter("backbone.conv1.0.weight")
@@ -122,7 +107,7 @@ def test_taps_carry_gradients() -> None:
 
 
 def test_unknown_layers_are_refused_with_a_suggestion_and_leave_no_hook() -> None:
-    net = make()
+    net = tiny_net()
     images = torch.rand(2, 3, 32, 32)
     with pytest.raises(UsageError, match=r"Did you mean 'backbone\.layer1'"):
         net(images, ("layer1",))
@@ -132,7 +117,7 @@ def test_unknown_layers_are_refused_with_a_suggestion_and_leave_no_hook() -> Non
 
 
 def test_backbone_layers_cannot_be_read_from_cached_features() -> None:
-    net = make().eval()
+    net = tiny_net().eval()
     trunk = torch.rand(2, net.trunk_dim)
     _, taps = net(trunk, ("trunk", "bottleneck.0"), from_trunk=True)
     assert torch.equal(taps["trunk"], trunk) and taps["bottleneck.0"].shape == (2, 8)
@@ -141,7 +126,7 @@ def test_backbone_layers_cannot_be_read_from_cached_features() -> None:
 
 
 def test_frozen_backbone_stays_in_eval_mode_and_its_statistics_do_not_drift() -> None:
-    net = make()
+    net = tiny_net()
     net.freeze_backbone()
     before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     net.train()
@@ -158,7 +143,7 @@ def test_frozen_backbone_stays_in_eval_mode_and_its_statistics_do_not_drift() ->
 
 
 def test_measuring_sizes_leaves_modes_and_statistics_alone() -> None:
-    net = make()
+    net = tiny_net()
     net.get_submodule("backbone.layer1").eval()
     modes = [m.training for m in net.modules()]
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -168,12 +153,12 @@ def test_measuring_sizes_leaves_modes_and_statistics_alone() -> None:
 
 
 def test_model_arguments_reach_the_model_and_wrong_ones_are_named() -> None:
-    net = make("mobilenetv2_035", kwargs=("pad_type=same",))
+    net = tiny_net("mobilenetv2_035", kwargs=("pad_type=same",))
     assert type(net.backbone.conv_stem).__name__ == "Conv2dSame"
     with pytest.raises(UsageError, match=r"colour.*--model-kwargs"):
-        make("test_resnet", kwargs=("colour=red",))
+        tiny_net("test_resnet", kwargs=("colour=red",))
     with pytest.raises(UsageError, match="--img-size"):
-        make("daptkit_lenet", img_size=12)
+        tiny_net("daptkit_lenet", img_size=12)
 
 
 class Plain(nn.Module):
@@ -194,16 +179,16 @@ def test_a_plugins_backbone_is_built_and_its_faults_are_named() -> None:
         "maps": lambda in_chans: nn.Conv2d(in_chans, 4, 3),
         "number": lambda in_chans: 3,
     }
-    net = make("plain", in_chans=2, kwargs={"width": 6}, factories=factories)
+    net = tiny_net("plain", in_chans=2, kwargs={"width": 6}, factories=factories)
     assert net.trunk_dim == 6 and net.config.mean == pytest.approx(
         ((0.485 + 0.456 + 0.406) / 3,) * 2
     )
     with pytest.raises(PluginError, match=r"plain.*height"):
-        make("plain", kwargs={"height": 6}, factories=factories)
+        tiny_net("plain", kwargs={"height": 6}, factories=factories)
     with pytest.raises(PluginError, match=r"maps.*pooled features"):
-        make("maps", factories=factories)
+        tiny_net("maps", factories=factories)
     with pytest.raises(PluginError, match=r"number.*int"):
-        make("number", factories=factories)
+        tiny_net("number", factories=factories)
     with pytest.raises(UsageError, match="plain is a plugin's model"):
         build_model(net.config, pretrained=True, factories=factories)
 
@@ -212,8 +197,8 @@ def test_pretrained_weights_that_do_not_exist_or_cannot_be_fetched_are_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UsageError, match="no pretrained weights for daptkit_lenet"):
-        build_model(make("daptkit_lenet").config, pretrained=True)
-    config: ModelConfig = make("test_resnet").config
+        build_model(tiny_net("daptkit_lenet").config, pretrained=True)
+    config: ModelConfig = tiny_net("test_resnet").config
 
     def offline(*args: Any, **kwargs: Any) -> None:
         raise OSError("no route to host")
@@ -227,7 +212,7 @@ def test_pretrained_weights_that_do_not_exist_or_cannot_be_fetched_are_errors(
 def test_building_needs_no_network_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: asked.append(True))
-    make("test_resnet")
+    tiny_net("test_resnet")
     assert not asked
-    build_model(make("test_resnet").config, pretrained=True)
+    build_model(tiny_net("test_resnet").config, pretrained=True)
     assert asked

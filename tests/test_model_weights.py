@@ -18,27 +18,11 @@ from torch import Tensor
 from daptkit.errors import DataError, UsageError
 from daptkit.model import (
     AdaptNet,
-    build_model,
     init_from,
     load_backbone_weights,
-    resolve_model_config,
     save_model_folder,
 )
-
-
-def make(name: str = "test_resnet", *, seed: int = 1, **changes: Any) -> AdaptNet:
-    values: dict[str, Any] = {
-        "kwargs": {},
-        "img_size": 32,
-        "in_chans": None,
-        "mean": (),
-        "std": (),
-        "num_classes": 3,
-        "bottleneck": 8,
-        "dropout": 0.0,
-    }
-    torch.manual_seed(seed)
-    return build_model(resolve_model_config(name, **{**values, **changes}))
+from tiny_nets import tiny_net
 
 
 def classifier(name: str = "test_resnet", **kwargs: Any) -> dict[str, Tensor]:
@@ -60,7 +44,7 @@ def test_every_usual_wrapping_loads(tmp_path: Path, prefix: str, wrapper: str | 
         content = {wrapper: content, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
     path = tmp_path / "weights.pth"
     torch.save(content, path)
-    net = make()
+    net = tiny_net()
     report = load_backbone_weights(net, path)
     assert backbone_equals(net, state)
     assert report.matched == report.total == sum("tracked" not in k for k in state) - 2
@@ -74,7 +58,7 @@ def test_averaged_weights_come_first(tmp_path: Path) -> None:
         {"state_dict": {k: v + 1 for k, v in state.items()}, "state_dict_ema": state},
         tmp_path / "w.pth",
     )
-    net = make()
+    net = tiny_net()
     load_backbone_weights(net, tmp_path / "w.pth")
     assert backbone_equals(net, state)
 
@@ -82,7 +66,7 @@ def test_averaged_weights_come_first(tmp_path: Path) -> None:
 def test_safetensors_load_whatever_their_extension(tmp_path: Path) -> None:
     state = classifier()
     save_file(state, tmp_path / "weights.bin")
-    net = make()
+    net = tiny_net()
     load_backbone_weights(net, tmp_path / "weights.bin")
     assert backbone_equals(net, state)
 
@@ -90,12 +74,12 @@ def test_safetensors_load_whatever_their_extension(tmp_path: Path) -> None:
 def test_one_channel_gets_the_sum_of_the_colour_filters(tmp_path: Path) -> None:
     state = classifier("test_vit", img_size=32)
     save_file(state, tmp_path / "w.safetensors")
-    net = make("test_vit", in_chans=1)
+    net = tiny_net("test_vit", in_chans=1)
     report = load_backbone_weights(net, tmp_path / "w.safetensors")
     loaded = net.backbone.state_dict()["patch_embed.proj.weight"]
     assert torch.allclose(loaded, state["patch_embed.proj.weight"].sum(1, keepdim=True))
     assert report.matched == report.total
-    grey, colour = torch.rand(2, 1, 32, 32), make("test_vit")
+    grey, colour = torch.rand(2, 1, 32, 32), tiny_net("test_vit")
     load_backbone_weights(colour, tmp_path / "w.safetensors")
     once = net.eval().backbone(grey)
     assert torch.allclose(once, colour.eval().backbone(grey.expand(-1, 3, -1, -1)), atol=1e-5)
@@ -104,7 +88,7 @@ def test_one_channel_gets_the_sum_of_the_colour_filters(tmp_path: Path) -> None:
 def test_position_codes_of_another_image_size_are_resized_not_left_random(tmp_path: Path) -> None:
     state = classifier("test_vit", img_size=64)
     save_file(state, tmp_path / "w.safetensors")
-    net = make("test_vit", img_size=32)
+    net = tiny_net("test_vit", img_size=32)
     report = load_backbone_weights(net, tmp_path / "w.safetensors")
     assert report.matched == report.total
     theirs, ours = state["pos_embed"], net.backbone.state_dict()["pos_embed"]
@@ -117,11 +101,11 @@ def test_few_missing_tensors_are_reported_and_many_are_refused(tmp_path: Path) -
     names = [k for k in state if "tracked" not in k and not k.startswith("fc.")]
     part = {k: v for k, v in state.items() if k != names[-1]}
     save_file(part, tmp_path / "w.safetensors")
-    report = load_backbone_weights(make(), tmp_path / "w.safetensors")
+    report = load_backbone_weights(tiny_net(), tmp_path / "w.safetensors")
     assert report.missing == (names[-1],) and report.matched == report.total - 1
     few = {k: state[k] for k in names[: int(len(names) * 0.85)]}
     save_file(few, tmp_path / "w.safetensors")
-    net = make()
+    net = tiny_net()
     before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     with pytest.raises(DataError, match=rf"only {len(few)} of the {len(names)} .*Missing: "):
         load_backbone_weights(net, tmp_path / "w.safetensors")
@@ -131,18 +115,18 @@ def test_few_missing_tensors_are_reported_and_many_are_refused(tmp_path: Path) -
 def test_counters_of_batch_normalisation_may_be_missing(tmp_path: Path) -> None:
     state = {k: v for k, v in classifier().items() if "tracked" not in k}
     save_file(state, tmp_path / "w.safetensors")
-    report = load_backbone_weights(make(), tmp_path / "w.safetensors")
+    report = load_backbone_weights(tiny_net(), tmp_path / "w.safetensors")
     assert report.matched == report.total
 
 
 def test_another_architecture_is_refused_with_examples(tmp_path: Path) -> None:
     torch.save(classifier("test_efficientnet"), tmp_path / "w.pth")
     with pytest.raises(DataError, match=r"only 0 of .*In the file: .*--model") as caught:
-        load_backbone_weights(make(), tmp_path / "w.pth")
+        load_backbone_weights(tiny_net(), tmp_path / "w.pth")
     assert caught.value.exit_code == 3
     torch.save(classifier("mobilenetv2_050"), tmp_path / "w.pth")
     with pytest.raises(DataError, match=r"Other shape: \S+ [\dx]+ instead of [\dx]+"):
-        load_backbone_weights(make("mobilenetv2_035"), tmp_path / "w.pth")
+        load_backbone_weights(tiny_net("mobilenetv2_035"), tmp_path / "w.pth")
 
 
 class Bomb:
@@ -159,9 +143,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "raw.pth").write_bytes(pickle.dumps({"x": Bomb(flag)}))
     for name in ("zip.pth", "raw.pth"):
         with pytest.raises(DataError, match=name):
-            load_backbone_weights(make(), tmp_path / name)
+            load_backbone_weights(tiny_net(), tmp_path / name)
     with pytest.raises(DataError, match="could run code"):
-        load_backbone_weights(make(), tmp_path / "zip.pth")
+        load_backbone_weights(tiny_net(), tmp_path / "zip.pth")
     assert not flag.exists()
 
 
@@ -197,7 +181,7 @@ def test_files_that_hold_no_weights_are_refused_in_one_line(tmp_path: Path) -> N
         "short_safetensors": "truncated",
         "short_torch": "truncated",
     }
-    net = make()
+    net = tiny_net()
     for name, path in files.items():
         with pytest.raises(DataError) as caught:
             load_backbone_weights(net, path)
@@ -211,7 +195,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state["conv1.0.weight"][0, 0, 0, 0] = float("nan")
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(DataError, match=r"conv1\.0\.weight .*not finite"):
-        load_backbone_weights(make(), tmp_path / "w.safetensors")
+        load_backbone_weights(tiny_net(), tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "daptkit_lenet"])
@@ -249,7 +233,7 @@ def test_init_from_a_state_dict_needs_matching_classes(tmp_path: Path) -> None:
 
 
 def test_init_from_a_model_folder_brings_everything(tmp_path: Path) -> None:
-    own = make("daptkit_lenet", img_size=28).eval()
+    own = tiny_net("daptkit_lenet", img_size=28).eval()
     folder = tmp_path / "run" / "model"
     save_model_folder(
         folder, own, own.config, classes=("x", "y", "z"), conversion={"a": 1}, rule={}
@@ -273,7 +257,9 @@ def test_real_weights_load_completely(shared_data: Path) -> None:
     path = shared_data / "weights" / "mobilenetv2_100.pth"
     if not path.is_file():
         pytest.skip("no real weights")
-    net = make("mobilenetv2_100", kwargs=("pad_type=same",), mean=(0.5,), std=(0.5,), img_size=64)
+    net = tiny_net(
+        "mobilenetv2_100", kwargs=("pad_type=same",), mean=(0.5,), std=(0.5,), img_size=64
+    )
     report = load_backbone_weights(net, path)
     assert report.matched == report.total == 260 and report.missing == ()
     assert report.unexpected == ("classifier.bias", "classifier.weight")

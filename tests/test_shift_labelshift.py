@@ -10,6 +10,7 @@ import pytest
 
 from daptkit.errors import DataError, UsageError
 from daptkit.shift import (
+    TrustLimits,
     bbse_prior,
     conditional_confusion,
     effective_sample_size,
@@ -275,6 +276,37 @@ def test_reasons_name_what_is_wrong():
     reasons = " ".join(estimate_prior(blind, y, blind).reasons)
     assert "near-singular" in reasons
     assert "near chance" in reasons
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [
+        ("max_agreement", 0.0, "EM and BBSE disagree"),
+        ("max_spread", 0.0, "bootstrap interval is too wide"),
+        ("max_feature_gap", -1.0, "features of one class differ"),
+        ("min_condition", 1.0, "near-singular"),
+    ],
+)
+def test_each_limit_has_its_reason(limit, value, reason):
+    z, y = draw(300, P, 0)
+    t, _ = draw(300, Q, 1)
+    features = {"source_features": z, "target_features": t}
+    assert estimate_prior(z, y, t, bootstraps=10, **features).trusted
+    limits = TrustLimits(**{limit: value})
+    found = estimate_prior(z, y, t, bootstraps=10, limits=limits, **features)
+    assert len(found.reasons) == 1
+    assert reason in found.reasons[0]
+
+
+def test_interval_knows_that_the_confusion_matrix_is_uncertain():
+    """Few held-out images and a large target: resampling the target alone would be far too sure."""
+    weak = 0.6 * MEANS
+    z, y = draw(60, P, 0, means=weak)
+    many, labels = draw(4000, P, 0, means=weak)
+    t, _ = draw(4000, Q, 1, means=weak)
+    few = estimate_prior(z, y, t, bootstraps=60)
+    certain = estimate_prior(many, labels, t, bootstraps=60)
+    assert (few.high - few.low).sum() > 2.0 * (certain.high - certain.low).sum()
 
 
 def test_small_effective_sample_abstains():

@@ -174,3 +174,42 @@ def test_prior_is_corrected_once_whether_or_not_training_was_weighted():
     assert sensitivity(weighted, odds, "map") == pytest.approx(once, abs=0.02)
     assert sensitivity(twice, odds, "map") < once - 0.1
     assert sensitivity(weighted, odds, "balanced") == pytest.approx(0.841, abs=0.03)
+
+
+def weighted_model(rare: int):
+    """A model trained under w; its rule, fitted on ``rare`` held-out images of class 1."""
+    x, y = gaussians(20000, 0.2, 2)
+    keep = np.r_[np.flatnonzero(y == 0)[: 4 * rare], np.flatnonzero(y == 1)[:rare]]
+    weights = np.array([0.4, 3.4])  # mean 1 under (0.8, 0.2): training saw (0.32, 0.68)
+    odds = math.log(0.68 / 0.32)
+    return x[keep], y[keep], weights, odds
+
+
+@pytest.mark.parametrize("rare", [20, 2000])  # too few images for biases, and enough
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_weights_of_training_are_taken_back_where_no_target_prior_is_known(rare, domain):
+    x, y, weights, odds = weighted_model(rare)
+    rule = fit_rule(logits(x, odds), y, weights, None, "map", ("0", "1"))
+    assert rule.calibration.kind == ("temperature" if rare < 25 else "bcts")
+    grid = np.linspace(-2, 4, 50)
+    under_source = 1 / (1 + np.exp(-(2 * grid - 2 + math.log(0.2 / 0.8))))
+    found = rule.posterior(logits(grid, odds), domain)[:, 1]
+    assert found == pytest.approx(under_source, abs=0.08)
+    assert rule.prior_in_force(domain) == pytest.approx([0.8, 0.2], abs=0.05)
+
+
+def test_a_target_prior_leaves_the_source_domain_to_the_sources_prior():
+    x, y, weights, odds = weighted_model(2000)
+    plain = fit_rule(logits(x, odds), y, weights, None, "map", ("0", "1"))
+    made = fit_rule(logits(x, odds), y, weights, (0.3, 0.7), "map", ("0", "1"))
+    z = logits(np.linspace(-2, 4, 50), odds)
+    assert made.posterior(z, "source") == pytest.approx(plain.posterior(z, "target"))
+    assert made.prior_in_force("target") == pytest.approx([0.3, 0.7])
+    again = PredictionRule.from_json(json.loads(json.dumps(made.to_json())))
+    assert (again.posterior(z, "source") == made.posterior(z, "source")).all()
+
+
+def test_a_class_of_weight_zero_stays_finite():
+    x, y, _, odds = weighted_model(2000)
+    rule = fit_rule(logits(x, odds), y, (1.25, 0.0), None, "map", ("0", "1"))
+    assert np.isfinite(rule.log_posterior(logits(x, odds), "source")).all()

@@ -65,6 +65,53 @@ def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
     assert state["step"] == 21
 
 
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path: Path) -> None:
+    class Late(Method):
+        calls = 0
+
+        def on_fit_end(self, ctx: Any) -> None:
+            Late.calls += 1
+            if Late.calls == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        trained(tmp_path, Late)
+    metrics, _ = trained(tmp_path, Late)
+    assert metrics.count(b'"kind": "epoch"') == 2
+
+
+def test_weights_in_force_survive_an_interruption(tmp_path: Path) -> None:
+    """Their owner may change its mind within an epoch, which keeps what it began with."""
+
+    def owner(kill_at: int | None) -> type[Method]:
+        class Owner(noisy(kill_at)):  # type: ignore[misc]
+            def __init__(self, options: Any, task: Any) -> None:
+                super().__init__(options, task)
+                self.register_buffer("held", torch.ones(3))
+
+            def class_weights(self) -> torch.Tensor:
+                return self.held
+
+            def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+                self.held[0] += 0.1
+                ctx.log("weight", ctx.class_weights[0])
+                return super().losses(source, target, ctx)  # type: ignore[no-any-return]
+
+        return Owner
+
+    def run(folder: Path, kill_at: int | None = None) -> bytes:
+        config = tiny_config(folder, epochs=2)
+        loaded = in_process(owner(kill_at), roles=frozenset({"class_weights"}))
+        job, _ = make_job(config, loaded)
+        Trainer(job).run()
+        return job.folder.metrics.read_bytes()
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Terminated):
+        run(tmp_path / "cut", 64)
+    assert run(tmp_path / "cut") == whole
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, {"step": step})
@@ -77,6 +124,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     (tmp_path / "previous.ckpt").write_bytes(b"")
     with pytest.raises(DaptkitError, match="no checkpoint of the run can be read"):
         load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, noisy())
+    job, _ = make_job(tiny_config(tmp_path, epochs=2, bottleneck=8), in_process(noisy()))
+    with pytest.raises(DaptkitError, match="the checkpoint does not fit the run"):
+        Trainer(job)
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_an_unused_parameter_is_a_plugin_fault(tmp_path: Path) -> None:
             return {"x": self.used(target.features).mean()}
 
     job, _ = make_job(tiny_config(tmp_path), in_process(Forgetful))
-    with pytest.raises(PluginError, match="do not use: forgotten.weight, forgotten.bias"):
+    with pytest.raises(PluginError, match=r"do not use: forgotten\.weight, forgotten\.bias"):
         Trainer(job).run()
 
 

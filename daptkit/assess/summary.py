@@ -45,6 +45,14 @@ class CollapseCheck:
     never: tuple[str, ...]
     collapsed: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "fractions": dict(self.fractions),
+            "never": list(self.never),
+            "collapsed": self.collapsed,
+        }
+
 
 def collapse_check(predicted: Ints, classes: tuple[str, ...]) -> CollapseCheck:
     """Count predictions (N,) of the target per class."""
@@ -60,7 +68,8 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     """Return the terminal's closing summary of the figures that ``run.json`` holds.
 
     Args:
-        figures: ``method``, ``source_validation``, ``collapse``, ``prior`` and ``divergence``.
+        figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
+            ``collapse`` and ``notes``.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
@@ -98,9 +107,7 @@ def _priors(prior: Mapping[str, Mapping[str, float] | None]) -> list[str]:
         "source": "source",
         "predicted_twin": "predicted before",
         "predicted": "predicted after",
-        "target": "estimate",
-        "target_low": "low",
-        "target_high": "high",
+        "target": "target estimate",
     }
     head = f"{'class frequencies':<28}" + "".join(f"{titles[name]:>17}" for name in columns)
     body = [

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from daptkit.cli.lazy import debug_option
+from daptkit.cli.options import inference_options
 from daptkit.cli.output import print_json, print_scores, to_json
 from daptkit.errors import UsageError
 
@@ -18,30 +19,42 @@ from daptkit.errors import UsageError
     "--split", metavar="NAME", help="Split to score, or all (test where it exists, else all)."
 )
 @click.option(
-    "--domain",
-    type=click.Choice(["target", "source"]),
-    default="target",
-    show_default=True,
-    help="Site the images come from: its prior and image statistics are used.",
-)
-@click.option(
     "--bootstrap",
     type=click.IntRange(0),
+    metavar="N",
     default=1000,
     show_default=True,
     help="Resamples behind each interval; 0 for none.",
 )
+@inference_options
 @click.option("--out", metavar="FILE", help="Also write the scores to this file, as JSON.")
 @click.option("--json", is_flag=True, help="Print the scores as JSON.")
 def command(
-    run: str, data: str, split: str | None, domain: str, bootstrap: int, out: str | None, json: bool
+    run: str,
+    data: str,
+    split: str | None,
+    bootstrap: int,
+    domain: str,
+    device: str,
+    workers: int | None,
+    skip_unreadable: int,
+    out: str | None,
+    json: bool,
 ) -> None:
     """Score the model of RUN, a run folder of 'daptkit adapt', on labelled data."""
     from daptkit.recipes import evaluate
     from daptkit.train.progress import terminal_reporter
 
     scores = evaluate(
-        run, data, split=split, domain=domain, n_bootstrap=bootstrap, reporter=terminal_reporter()
+        run,
+        data,
+        split=split,
+        domain=domain,
+        n_bootstrap=bootstrap,
+        device=device,
+        workers=workers,
+        skip_unreadable=skip_unreadable,
+        reporter=terminal_reporter(),
     )
     if out is not None:
         _write(Path(out), to_json(scores) + "\n")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import click
 
-from daptkit.errors import did_you_mean
+from daptkit.errors import UsageError, did_you_mean
 
 CommandT = TypeVar("CommandT", bound=click.Command)
 
@@ -40,6 +40,13 @@ class LazyGroup(click.Group):
     def __init__(self, name: str, *, help: str, commands: Mapping[str, tuple[str, str]]) -> None:
         super().__init__(name, help=help, epilog=_EXIT_CODES)
         self._homes = dict(commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show the help on stderr where no command is named."""
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in their order of use."""

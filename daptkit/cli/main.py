@@ -11,7 +11,7 @@ import click
 
 from daptkit import __version__
 from daptkit.cli.lazy import LazyGroup, debug_option
-from daptkit.errors import DaptkitError
+from daptkit.errors import DaptkitError, did_you_mean
 
 INTERRUPTED = 130
 
@@ -42,8 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(arguments), prog_name="daptkit", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _fail(f"error: {_in_one_line(error)}", error.exit_code, debug=debug)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED, debug=False)
     except DaptkitError as error:
@@ -56,6 +55,18 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if debug else "; rerun with --debug"
         return _fail(f"internal error: {type(error).__name__}: {error}{hint}", 1, debug=debug)
     return code if isinstance(code, int) else 0
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    """Say what click found wrong with the arguments, and where to look."""
+    text = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        hint = did_you_mean(error.option_name, error.possibilities or ())
+        text = f"no such option {error.option_name!r}.{hint}"
+    text = " ".join((text[:1].lower() + text[1:]).split())
+    ctx = getattr(error, "ctx", None)
+    text += "" if text.endswith((".", "?")) else "."
+    return text if ctx is None else f"{text} See '{ctx.command_path} --help'."
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

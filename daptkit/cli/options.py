@@ -4,13 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from daptkit.plugin import scalar_type
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+_INFERENCE = (
+    click.option(
+        "--domain",
+        type=click.Choice(["target", "source"]),
+        default="target",
+        show_default=True,
+        help="Site the images come from; selects the prior.",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Threads that decode images (the CPU count).",
+    ),
+    click.option(
+        "--skip-unreadable",
+        type=click.IntRange(0),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="Tolerate and list up to this many unreadable images.",
+    ),
+)
+
+
+def inference_options(command: CommandT) -> CommandT:
+    """Add the options that every command which runs a trained model has."""
+    for decorate in reversed(_INFERENCE):
+        command = decorate(command)
+    return command
 
 
 def make_options(cls: type, prefix: str = "") -> list[click.Option]:
@@ -82,7 +116,13 @@ def _click_type(kind: type, metadata: Mapping[str, Any]) -> click.ParamType[Any]
     if metadata["choices"]:
         return click.Choice(metadata["choices"])
     if kind is int:
-        return click.IntRange(metadata["low"], metadata["high"])
+        return _named(click.IntRange(metadata["low"], metadata["high"]), "whole number")
     if kind is float:
-        return click.FloatRange(metadata["low"], metadata["high"])
+        return _named(click.FloatRange(metadata["low"], metadata["high"]), "number")
     return click.STRING
+
+
+def _named(kind: click.ParamType[Any], name: str) -> click.ParamType[Any]:
+    """Give a type the name that its messages call it by."""
+    kind.name = name
+    return kind

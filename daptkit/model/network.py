@@ -182,11 +182,16 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def backbone_fingerprint(net: AdaptNet) -> str:
-    """Return the sha256 of the backbone's tensors: names, types, shapes and values."""
+def state_fingerprint(module: nn.Module) -> str:
+    """Return the sha256 of a module's tensors: names, types, shapes and values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(net.backbone.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def backbone_fingerprint(net: AdaptNet) -> str:
+    """Return the fingerprint of the backbone alone."""
+    return state_fingerprint(net.backbone)

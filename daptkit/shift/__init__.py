@@ -13,6 +13,7 @@ from daptkit.shift.confusion import (
 from daptkit.shift.crossfit import cross_fitted_logits
 from daptkit.shift.divergence import divergences, knn_domain_accuracy, mmd2, proxy_a_distance
 from daptkit.shift.estimators import bbse_prior, em_prior, rlls_prior
+from daptkit.shift.gap import feature_gap
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
 from daptkit.shift.prediction import (
     PredictionRule,
@@ -35,6 +36,7 @@ __all__ = [
     "effective_sample_size",
     "em_prior",
     "estimate_prior",
+    "feature_gap",
     "fit_calibration",
     "fit_rule",
     "hard_predictions",

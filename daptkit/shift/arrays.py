@@ -105,7 +105,13 @@ def one_hot(indices: IntArray, num_classes: int) -> FloatArray:
 
 
 def effective_sample_size(weights: npt.ArrayLike) -> float:
-    """Kish's effective sample size, (sum w)^2 / sum w^2; 0 for weights that are all zero."""
+    """Return the effective sample size (sum w)^2 / sum w^2; 0 for weights that are all zero.
+
+    Args:
+        weights: (N,), not negative.
+
+    Reference: Kish 1965, "Survey Sampling".
+    """
     w = np.asarray(weights, dtype=np.float64)
     squares = float((w * w).sum())
     return float(w.sum()) ** 2 / squares if squares > 0 else 0.0

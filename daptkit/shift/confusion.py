@@ -48,7 +48,14 @@ def conditional_confusion(
 
 
 def hard_predictions(posterior: npt.ArrayLike) -> FloatArray:
-    """Return the arg max of each row as an indicator, (N, K)."""
+    """Return the arg max of each row as an indicator, (N, K).
+
+    Args:
+        posterior: (N, K), or logits.
+
+    Raises:
+        DataError: not a finite matrix.
+    """
     p = as_matrix(posterior, "posterior")
     return one_hot(np.argmax(p, axis=1).astype(np.int64), p.shape[1])
 
@@ -56,12 +63,27 @@ def hard_predictions(posterior: npt.ArrayLike) -> FloatArray:
 def predicted_marginal(
     predictions: npt.ArrayLike, weights: npt.ArrayLike | None = None
 ) -> FloatArray:
-    """Return mu_i = P(prediction i), the weighted mean of rows (N, M), as (M,)."""
+    """Return mu_i = P(prediction i) = sum_n w_n f_i(x_n) / sum_n w_n, (M,).
+
+    Args:
+        predictions: (N, M) rows summing to 1.
+        weights: (N,), not negative; ones if ``None``.
+
+    Raises:
+        DataError: arrays of wrong shape or not finite.
+    """
     f = as_matrix(predictions, "predictions")
     w = as_weights(weights, len(f))
     return np.asarray(w @ f / w.sum(), dtype=np.float64)
 
 
 def smallest_singular_value(confusion: npt.ArrayLike) -> float:
-    """Return the smallest singular value of A: 1 for a perfect classifier, 0 for a blind one."""
+    """Return the smallest singular value of A: 1 for a perfect classifier, 0 for a blind one.
+
+    Args:
+        confusion: A, (M, K), M >= K.
+
+    Raises:
+        DataError: not a finite matrix.
+    """
     return float(np.linalg.svd(as_matrix(confusion, "confusion"), compute_uv=False)[-1])

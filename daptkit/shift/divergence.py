@@ -98,22 +98,18 @@ def mmd2(
     Raises:
         DataError: arrays of wrong shape or not finite, or negative weights.
     """
-    x, y = _matrices(source, target)
+    x, y = matrices(source, target)
     if min(len(x), len(y)) < MIN_IMAGES:
         return NAN
     w = as_weights(source_weights, len(x))
     rng = np.random.default_rng(seed)
-    rows = _subsample(len(x), MAX_FOR_DISTANCES, rng)
+    rows = subsample(len(x), MAX_FOR_DISTANCES, rng)
     x, w = x[rows], w[rows]
-    y = y[_subsample(len(y), MAX_FOR_DISTANCES, rng)]
-    pooled = np.vstack([x, y])
-    d2 = cdist(pooled, pooled, "sqeuclidean")
-    off = d2[np.triu_indices(len(pooled), 1)]
-    width = float(np.median(off)) or float(off.mean())
+    y = y[subsample(len(y), MAX_FOR_DISTANCES, rng)]
+    kernel = mean_kernel(np.vstack([x, y]))
     off_diagonal = float(w.sum() ** 2 - (w * w).sum())
-    if not _spread(pooled) or off_diagonal <= 0.0:
+    if kernel is None or off_diagonal <= 0.0:
         return NAN
-    kernel = np.mean([np.exp(-d2 / (2.0**b * width)) for b in range(-2, 3)], axis=0)
     n, m = len(x), len(y)
     within_x = w @ kernel[:n, :n] @ w - float((w * w).sum())
     within_y = kernel[n:, n:].sum() - m
@@ -194,6 +190,18 @@ def divergences(
     }
 
 
+def mean_kernel(x: FloatArray) -> FloatArray | None:
+    """Return the kernel matrix (N, N) of :func:`mmd2`; ``None`` for features that are all alike."""
+    if not _spread(x):
+        return None
+    d2 = cdist(x, x, "sqeuclidean")
+    off = d2[np.triu_indices(len(x), 1)]
+    width = float(np.median(off)) or float(off.mean())
+    return np.asarray(
+        np.mean([np.exp(-d2 / (2.0**b * width)) for b in range(-2, 3)], axis=0), dtype=np.float64
+    )
+
+
 class _Pair:
     """Standardised rows of both domains, equally many of each."""
 
@@ -213,13 +221,13 @@ class _Pair:
         seed: int,
     ) -> _Pair | None:
         """Return the pair, or ``None`` where nothing can be measured."""
-        s, t = _matrices(source, target)
+        s, t = matrices(source, target)
         g_s, g_t = as_groups(source_groups, len(s)), as_groups(target_groups, len(t))
         m = min(len(s), len(t), limit)
         if m < MIN_IMAGES:
             return None
         rng = np.random.default_rng(seed)
-        rows_s, rows_t = _subsample(len(s), m, rng), _subsample(len(t), m, rng)
+        rows_s, rows_t = subsample(len(s), m, rng), subsample(len(t), m, rng)
         pooled = np.vstack([s[rows_s], t[rows_t]])
         groups = np.concatenate([g_s[rows_s], g_t[rows_t] + g_s.max() + 1])
         pair = cls(_standardise(pooled), np.repeat(np.arange(2, dtype=np.int64), m), groups)
@@ -230,14 +238,20 @@ class _Pair:
         return min(len(np.unique(self.groups[self.domain == d])) for d in (0, 1))
 
 
-def _matrices(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def matrices(source: npt.ArrayLike, target: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return two finite matrices of equally many columns.
+
+    Raises:
+        DataError: they are not.
+    """
     s, t = as_matrix(source, "source features"), as_matrix(target, "target features")
     if s.shape[1] != t.shape[1]:
         raise DataError(f"features of {s.shape[1]} and {t.shape[1]} columns cannot be compared.")
     return s, t
 
 
-def _subsample(n: int, limit: int, rng: np.random.Generator) -> IntArray:
+def subsample(n: int, limit: int, rng: np.random.Generator) -> IntArray:
+    """Return at most ``limit`` of n rows, sorted."""
     if n <= limit:
         return np.arange(n, dtype=np.int64)
     return np.sort(rng.choice(n, limit, replace=False)).astype(np.int64)

@@ -28,6 +28,7 @@ from daptkit.shift.confusion import (
     smallest_singular_value,
 )
 from daptkit.shift.estimators import bbse_prior, em_prior, rlls_prior
+from daptkit.shift.gap import feature_gap
 from daptkit.shift.trust import Evidence, TrustLimits, distrust, representation
 from daptkit.shift.weights import importance_weights
 
@@ -48,6 +49,8 @@ class PriorEstimate:
         ess: Kish's effective number of source images under the estimated weights.
         residual: L1 distance between the target's predictions and the closest mixture of the
             source's classes (see :func:`daptkit.shift.trust.representation`).
+        feature_gap: distance of the domains' features after re-weighting, in units of that between
+            classes (see :func:`daptkit.shift.feature_gap`); NaN where features were not given.
         condition: smallest singular value of the soft confusion matrix, in [0, 1].
         agreement: L1 distance between the estimates of EM and BBSE.
         trusted: whether every check passed.
@@ -63,6 +66,7 @@ class PriorEstimate:
     method: str
     ess: float
     residual: float
+    feature_gap: float
     condition: float
     agreement: float
     trusted: bool
@@ -86,6 +90,7 @@ class PriorEstimate:
             "weights": plain(self.weights),
             "ess": self.ess,
             "residual": self.residual,
+            "feature_gap": self.feature_gap if np.isfinite(self.feature_gap) else None,
             "condition": self.condition,
             "agreement": self.agreement,
         }
@@ -111,6 +116,8 @@ def estimate_prior(
     source_weights: npt.ArrayLike | None = None,
     source_groups: npt.ArrayLike | None = None,
     target_groups: npt.ArrayLike | None = None,
+    source_features: npt.ArrayLike | None = None,
+    target_features: npt.ArrayLike | None = None,
     n_source: int | None = None,
     method: str = "em",
     bootstraps: int = 200,
@@ -136,6 +143,9 @@ def estimate_prior(
         source_weights: (N,) class weights the model was trained under; ones if ``None``.
         source_groups: (N,) patients; one per image if ``None``.
         target_groups: (M,) patients; one per image if ``None``.
+        source_features: (N, D) that the logits are made of; with ``target_features`` they are
+            checked for shift beyond the prior.
+        target_features: (M, D).
         n_source: source training images, for the effective sample size; N if ``None``.
         method: one of :data:`METHODS`.
         bootstraps: replicates of the interval, both domains resampled; 0 for none.
@@ -183,7 +193,18 @@ def estimate_prior(
         else None
     )
     weights = importance_weights(estimated, p, shrink=shrink, max_weight=max_weight)
-    evidence = _evidence(sample, calibration, s_groups, t_groups, estimated, compared, drawn)
+    gap = float("nan")
+    if source_features is not None and target_features is not None:
+        gap = feature_gap(
+            source_features,
+            sample.labels,
+            target_features,
+            estimated,
+            source_groups=s_groups,
+            target_groups=t_groups,
+            seed=seed,
+        )
+    evidence = _evidence(sample, calibration, s_groups, t_groups, estimated, compared, drawn, gap)
     ess = (n if n_source is None else n_source) / float(p @ (weights * weights))
     reasons = distrust(evidence, ess, limits or TrustLimits())
     low, high = drawn.interval() if drawn else (np.full(k, np.nan), np.full(k, np.nan))
@@ -196,6 +217,7 @@ def estimate_prior(
         method=method,
         ess=ess,
         residual=evidence.residual,
+        feature_gap=gap,
         condition=evidence.condition,
         agreement=evidence.agreement,
         trusted=not reasons,
@@ -239,6 +261,7 @@ def _evidence(
     estimated: FloatArray,
     compared: FloatArray,
     drawn: Replicates | None,
+    gap: float,
 ) -> Evidence:
     """Collect what :func:`daptkit.shift.trust.distrust` judges."""
     source = np.exp(calibration.log_posterior(sample.source))
@@ -252,6 +275,7 @@ def _evidence(
         balanced_accuracy=float(np.diag(hard).mean()),
         residual=residual,
         residual_noise=noise,
+        feature_gap=gap,
         agreement=float(np.abs(estimated - compared).sum()),
         spread=None
         if drawn is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,11 @@ def parse_decide(decide: str, classes: Sequence[str]) -> SensitivityTarget | Non
 class PredictionRule:
     """Turn logits into posteriors and decisions, with the prior corrected exactly once.
 
-    log P_t(y|x) = log P_s(y|x) + log q(y) - log pi(y) + const, P_s the calibrated posterior, pi
-    its mean on source validation under the class weights in force, q the target prior. Decisions:
+    log P(y|x) = log P_w(y|x) + log r(y) - log pi(y) + const, P_w the calibrated posterior and pi
+    its mean on source validation, both under the class weights w that training was done with. r is
+    the prior of the domain: the target prior q for the target, where there is one; else pi / w,
+    the source's prior, so that weights of training never tilt a prediction by themselves.
+    Decisions:
 
     - ``map``: arg max of the posterior;
     - ``balanced``: arg max of posterior / prior in force;
@@ -85,9 +88,10 @@ class PredictionRule:
         classes: names, in the order of the logits.
         calibration: fitted on source validation.
         source_prior: pi, (K,).
-        target_prior: q, (K,), or ``None`` for no correction.
+        target_prior: q, (K,), or ``None`` where the target keeps the source's prior.
         decide: rule used by default.
         thresholds: ``sens=`` rule to its threshold on the balanced posterior, in [0, 1].
+        class_weights: w, (K,), or ``None`` for ones.
 
     Reference: Saerens, Latinne, Decaestecker 2002, doi:10.1162/089976602753284446.
     """
@@ -98,17 +102,17 @@ class PredictionRule:
     target_prior: FloatArray | None = None
     decide: str = "map"
     thresholds: Mapping[str, float] | None = None
+    class_weights: FloatArray | None = None
 
     def log_posterior(self, logits: npt.ArrayLike, domain: str = "target") -> FloatArray:
-        """Return log posteriors (N, K) under the prior of ``domain`` (``source``: uncorrected).
+        """Return log posteriors (N, K) under the prior of ``domain``.
 
         Raises:
             UsageError: unknown domain.
             DataError: logits that are not finite or have another number of classes.
         """
-        log_p = self.calibration.log_posterior(logits)
-        if _check_domain(domain) == "target" and self.target_prior is not None:
-            log_p = log_p + _log(self.target_prior) - _log(self.source_prior)
+        correction = _log(self.prior_in_force(domain)) - _log(self.source_prior)
+        log_p = self.calibration.log_posterior(logits) + correction
         return np.asarray(log_softmax(log_p, axis=1), dtype=np.float64)
 
     def posterior(self, logits: npt.ArrayLike, domain: str = "target") -> FloatArray:
@@ -117,9 +121,14 @@ class PredictionRule:
 
     def prior_in_force(self, domain: str = "target") -> FloatArray:
         """Return the prior (K,) under which :meth:`posterior` of ``domain`` is stated."""
-        corrected = _check_domain(domain) == "target" and self.target_prior is not None
-        prior = self.target_prior if corrected else self.source_prior
-        return np.asarray(prior, dtype=np.float64)
+        if _check_domain(domain) == "target" and self.target_prior is not None:
+            return self.target_prior
+        if self.class_weights is None:
+            return self.source_prior
+        # A class of weight 0 played no part in training, so there is nothing to take back.
+        w = np.where(self.class_weights > 0, self.class_weights, 1.0)
+        unweighted = self.source_prior / w
+        return np.asarray(unweighted / unweighted.sum(), dtype=np.float64)
 
     def balanced_posterior(self, logits: npt.ArrayLike) -> FloatArray:
         """Return P(x|y) / sum_k P(x|k), (N, K): the posterior under equal priors.
@@ -162,12 +171,12 @@ class PredictionRule:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that :meth:`from_json` reads back exactly."""
-        prior = None if self.target_prior is None else [float(v) for v in self.target_prior]
         return {
             "classes": list(self.classes),
             "calibration": self.calibration.to_json(),
             "source_prior": [float(v) for v in self.source_prior],
-            "target_prior": prior,
+            "target_prior": None if self.target_prior is None else self.target_prior.tolist(),
+            "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "decide": self.decide,
             "thresholds": dict(self.thresholds or {}),
         }
@@ -180,7 +189,7 @@ class PredictionRule:
             DataError: missing or impossible values.
         """
         try:
-            target = data["target_prior"]
+            target, weights = data["target_prior"], data.get("class_weights")
             return cls(
                 classes=tuple(str(name) for name in data["classes"]),
                 calibration=Calibration.from_json(data["calibration"]),
@@ -188,6 +197,7 @@ class PredictionRule:
                 target_prior=None if target is None else np.asarray(target, dtype=np.float64),
                 decide=str(data["decide"]),
                 thresholds={str(k): float(v) for k, v in data["thresholds"].items()},
+                class_weights=None if weights is None else np.asarray(weights, dtype=np.float64),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the stored prediction rule is not readable ({error}).") from error
@@ -207,7 +217,7 @@ def fit_rule(
         logits: (N, K), uncorrected.
         labels: (N,) class indices.
         class_weights: (K,) weights in force during training; ones if ``None``.
-        target_prior: (K,) q, or ``None`` for no correction.
+        target_prior: (K,) q, or ``None`` where the target keeps the source's prior.
         decide: ``map``, ``balanced`` or ``sens=CLASS:VALUE``.
         classes: K names.
 
@@ -218,7 +228,11 @@ def fit_rule(
     wanted = parse_decide(decide, classes)
     z = as_matrix(logits)
     y = as_labels(labels, len(z), len(classes))
-    weights = _row_weights(class_weights, y, len(classes))
+    per_class = _class_weights(class_weights, len(classes))
+    weights = per_class[y]
+    if weights.sum() <= 0:
+        # Weight left on absent classes only says nothing about the images that are there.
+        per_class, weights = np.ones(len(classes)), np.ones(len(y))
     calibration = fit_calibration(z, y, weights)
     mean = weights @ np.exp(calibration.log_posterior(z)) / weights.sum()
     rule = PredictionRule(
@@ -228,6 +242,7 @@ def fit_rule(
         target_prior=None if target_prior is None else as_prior(target_prior, len(classes)),
         decide=decide,
         thresholds={},
+        class_weights=None if (per_class == 1.0).all() else per_class,
     )
     if wanted is None:
         return rule
@@ -237,36 +252,29 @@ def fit_rule(
             f"no source validation image of class {classes[wanted.class_index]!r}, so --decide "
             f"{decide!r} has no threshold; hold out more images or use --decide map."
         )
-    threshold = sensitivity_threshold(scores, wanted.sensitivity)
-    return PredictionRule(
-        rule.classes,
-        calibration,
-        rule.source_prior,
-        rule.target_prior,
-        decide,
-        {decide: threshold},
-    )
+    return replace(rule, thresholds={decide: sensitivity_threshold(scores, wanted.sensitivity)})
 
 
 def sensitivity_threshold(scores: npt.ArrayLike, sensitivity: float) -> float:
-    """Return the largest t with mean(scores >= t) >= sensitivity, scores (N,) of one class."""
+    """Return the largest t with mean(scores >= t) >= sensitivity.
+
+    Args:
+        scores: (N,) of the images of one class, at least one.
+        sensitivity: in (0, 1].
+    """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
     # The tolerance keeps 0.95 * 20 = 19.000000000000004 from asking for 20 images.
     needed = max(1, math.ceil(sensitivity * len(ordered) - 1e-9))
     return float(ordered[needed - 1])
 
 
-def _row_weights(
-    class_weights: npt.ArrayLike | None, labels: IntArray, num_classes: int
-) -> FloatArray:
+def _class_weights(class_weights: npt.ArrayLike | None, num_classes: int) -> FloatArray:
     if class_weights is None:
-        return np.ones(len(labels))
-    per_class = np.asarray(class_weights, dtype=np.float64)
-    if per_class.shape != (num_classes,) or not (per_class >= 0).all():
+        return np.ones(num_classes)
+    weights = np.asarray(class_weights, dtype=np.float64)
+    if weights.shape != (num_classes,) or not (weights >= 0).all():
         raise DataError(f"class weights must be {num_classes} values, none negative or NaN.")
-    weights = np.asarray(per_class[labels], dtype=np.float64)
-    # Weight left on absent classes only says nothing about the images that are there.
-    return weights if weights.sum() > 0 else np.ones(len(labels))
+    return weights
 
 
 def _check_domain(domain: str) -> str:

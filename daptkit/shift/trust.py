@@ -1,8 +1,9 @@
 """When an estimate of the target prior is not to be trusted.
 
 The limits were set by simulation (``tests/benchmarks/label_shift.py``), :data:`CONFIDENT` on MNIST
-to USPS: pure label shift with a decent classifier and 200 images of each domain passes, and most
-feature shifts that mislead a weak classifier do not.
+to USPS: pure label shift with a decent classifier and 200 images of each domain passes, and feature
+shifts that mislead the estimate do not. ``tests/benchmarks/trust_on_images.py`` is a check on real
+images that set no limit.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class TrustLimits:
         max_noise_ratio: residual over its sampling noise; about 1 under pure label shift.
         max_implied_error: (residual - noise) / smallest singular value, roughly the L1 error of
             the prior that the misfit can cause; both residual limits must be passed to abstain.
+        max_feature_gap: distance of the domains' features after re-weighting, in units of that
+            between classes (:func:`daptkit.shift.feature_gap`); 0 under pure label shift.
         max_agreement: L1 distance between EM and BBSE.
         max_spread: mean L1 distance of bootstrap replicates from the estimate.
         min_ess: effective number of weighted source images.
@@ -45,6 +48,7 @@ class TrustLimits:
     min_condition: float = 0.05
     max_noise_ratio: float = 1.3
     max_implied_error: float = 0.35
+    max_feature_gap: float = 0.25
     max_agreement: float = 0.4
     max_spread: float = 0.4
     min_ess: float = 30.0
@@ -52,7 +56,10 @@ class TrustLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of an estimate; the terms are those of :class:`TrustLimits`."""
+    """What is known of an estimate; the terms are those of :class:`TrustLimits`.
+
+    ``feature_gap`` is NaN where features are not given or too few.
+    """
 
     class_counts: IntArray
     n_target: int
@@ -60,6 +67,7 @@ class Evidence:
     balanced_accuracy: float
     residual: float
     residual_noise: float
+    feature_gap: float
     agreement: float
     spread: float | None
 
@@ -143,6 +151,11 @@ def distrust(evidence: Evidence, ess: float, limits: TrustLimits) -> tuple[str, 
             f"no mixture of the source classes explains the target's predictions (L1 residual "
             f"{e.residual:.2f}, sampling noise {e.residual_noise:.2f}): more than the prior "
             "changed",
+        ),
+        (
+            e.feature_gap > limits.max_feature_gap,
+            f"features of one class differ between the domains (re-weighted, the domains are "
+            f"{e.feature_gap:.2f} times as far apart as classes are): more than the prior changed",
         ),
         (
             e.agreement > limits.max_agreement,

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from daptkit.errors import DaptkitError
-from daptkit.run import atomic_write
+from daptkit.run import atomic_write, temporary_prefix, writing
 
 _MAGIC = b"daptkit-checkpoint-1\n"
+_LAST, _PREVIOUS = "last.ckpt", "previous.ckpt"
+_BACKBONE = "net.backbone."
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -22,14 +24,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
     The file is a magic line, the SHA-256 of the rest in hex and a newline, then the state as
     ``torch.save`` writes it: a bit flip or a truncation is found before anything is unpickled.
+
+    Raises:
+        DaptkitError: the disk is full or the folder cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
-    last = folder / "last.ckpt"
-    if last.exists():
-        last.replace(folder / "previous.ckpt")
+    last = folder / _LAST
+    with writing(last):
+        for unfinished in folder.glob(f"{temporary_prefix(last)}*"):
+            unfinished.unlink()
+        if last.exists():
+            last.replace(folder / _PREVIOUS)
     atomic_write(last, _MAGIC + digest + content)
 
 
@@ -40,7 +48,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...
         DaptkitError: checkpoints exist but none can be read.
     """
     damaged: list[str] = []
-    for name in ("last.ckpt", "previous.ckpt"):
+    for name in (_LAST, _PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
@@ -57,7 +65,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DaptkitError(f"cannot read '{path}': {error.strerror or error}.") from error
     head, body = content[: len(_MAGIC) + 65], content[len(_MAGIC) + 65 :]
     if head != _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
         return None
@@ -66,9 +77,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         return None
     return state
-
-
-_BACKBONE = "net.backbone."
 
 
 def module_state(module: nn.Module, frozen: bool) -> dict[str, Tensor]:
@@ -80,16 +88,26 @@ def module_state(module: nn.Module, frozen: bool) -> dict[str, Tensor]:
     }
 
 
-def load_module_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load what :func:`module_state` returned.
+def load_states(
+    module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], frozen: bool
+) -> None:
+    """Load what a checkpoint holds of a step's module and its optimiser.
 
     Raises:
-        DaptkitError: names do not match, as after a change of a plugin's version.
+        DaptkitError: names or shapes do not match, as after a change of a plugin's version.
     """
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.startswith(_BACKBONE)] + list(unexpected)
-    if wrong:
-        raise DaptkitError(
-            f"the checkpoint does not fit the run ({', '.join(wrong[:3])});"
-            " was a plugin updated in between? Start again in a new --out."
-        )
+    try:
+        missing, unexpected = module.load_state_dict(state["module"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise _misfit(str(error).splitlines()[-1].strip()) from error
+    wrong = [name for name in missing if not (frozen and name.startswith(_BACKBONE))]
+    if wrong + list(unexpected):
+        raise _misfit(", ".join([*wrong, *unexpected][:3]))
+
+
+def _misfit(what: str) -> DaptkitError:
+    return DaptkitError(
+        f"the checkpoint does not fit the run ({what}); was a plugin updated in between?"
+        " Start again in a new --out."
+    )

@@ -10,25 +10,26 @@ from torch import Tensor
 
 from daptkit.data import to_float
 from daptkit.method import DomainBatch, TaskInfo
-from daptkit.model import AdaptNet
-from daptkit.train.device import Precision
-from daptkit.train.domains import TaskData
-from daptkit.train.inference import forward_rows
+from daptkit.train.inference import SplitPasses
 
 
 class EpochContext:
     """The host's :class:`daptkit.method.FitContext` for one moment of a run.
 
-    Passes over a split are remembered while the context lives, so two methods that ask for the
-    same split and layers cost one pass. Target batches carry no labels.
+    Target batches carry no labels.
+
+    Args:
+        passes: passes of the model as it is now.
+        class_weights: (K,) weights in force.
+        epoch, epochs: epochs that are done, and all.
+        seed, finetune: options.
+        note: takes a line for the user.
     """
 
     def __init__(
         self,
         *,
-        net: AdaptNet,
-        data: TaskData,
-        precision: Precision,
+        passes: SplitPasses,
         class_weights: Tensor,
         epoch: int,
         epochs: int,
@@ -36,18 +37,15 @@ class EpochContext:
         finetune: str,
         note: Callable[[str], None],
     ) -> None:
-        self.task: TaskInfo = data.task
+        self.task: TaskInfo = passes.data.task
         self.epoch = epoch
         self.epochs = epochs
         self.seed = seed
         self.finetune = finetune
         self.logged: dict[str, float] = {}
-        self._net = net
-        self._data = data
-        self._precision = precision
+        self._passes = passes
         self._class_weights = class_weights.detach().cpu().float()
         self._note = note
-        self._passes: dict[tuple[str, tuple[str, ...]], DomainBatch] = {}
 
     @property
     def num_classes(self) -> int:
@@ -61,16 +59,8 @@ class EpochContext:
 
     def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
         """Run the model over a whole split; see :class:`daptkit.method.FitContext`."""
-        key = (split, tuple(sorted(set(layers))))
-        if key not in self._passes:
-            self._passes[key] = self._run(split, layers)
-        return self._passes[key]
-
-    def _run(self, split: str, layers: tuple[str, ...]) -> DomainBatch:
-        domain, rows = self._data.split(split)
-        logits, taps = forward_rows(
-            self._net, domain, rows, layers=layers, precision=self._precision
-        )
+        domain, rows = self._passes.data.split(split)
+        logits, taps = self._passes.of(split, layers)
         labels = None if domain.labels is None else torch.from_numpy(domain.labels[rows])
         weights = torch.ones(len(rows)) if labels is None else self._class_weights[labels]
         return DomainBatch(
@@ -85,7 +75,7 @@ class EpochContext:
     def images(self, domain: str, limit: int) -> Tensor:
         """Return up to ``limit`` images spread evenly over the domain, (N, C, H, W) in [0, 1]."""
         split = {"source": "source_train", "target": "target"}[domain]
-        found, rows = self._data.split(split)
+        found, rows = self._passes.data.split(split)
         spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64)
         return to_float(found.images.batch(rows[spread]))
 

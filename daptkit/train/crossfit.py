@@ -1,18 +1,18 @@
-"""Held-out logits of every source image, for calibration where few images are held out."""
+"""Held-out logits of the source, cross-fitted where few images are held out."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
 from daptkit.run import RunFolder
 from daptkit.shift.calibration import MIN_IMAGES_PER_CLASS
-from daptkit.train.deliver import HeldOut, Passes
-from daptkit.train.domains import Rows, TaskData
+from daptkit.train.device import full_precision
+from daptkit.train.domains import Rows, TaskData, class_shares
 from daptkit.train.inference import as_numpy, forward_rows
 from daptkit.train.job import Job
 from daptkit.train.loop import Trainer
@@ -20,46 +20,74 @@ from daptkit.train.progress import SilentReporter
 
 FOLDS = 5
 
+MakeJob = Callable[[TaskData, RunFolder | None], Job]
 
-def held_out(
-    data: TaskData, passes: Passes, make_job: Callable[[TaskData, RunFolder], Job]
-) -> HeldOut:
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits (N, K) of source images that the model behind each never saw, and their labels.
+
+    ``folds`` is the number of models: 1 for the delivered one alone.
+    """
+
+    logits: npt.NDArray[np.float64]
+    labels: Rows
+    folds: int
+
+
+def held_out(data: TaskData, val_logits: npt.NDArray[np.float64], make_job: MakeJob) -> HeldOut:
     """Return the logits that the prediction rule is fitted on.
 
-    Those of the source's validation images, where every class has enough of them. Where not, and
-    the trunk is frozen, the same training runs on each of five patient-grouped, stratified folds
-    of all source images, and every image is predicted by the model that did not see it: heads on
-    cached features cost seconds, and a calibration that rests on a handful of images is noise. A
-    network that is fine-tuned as a whole is not trained five times; its calibration is simpler.
+    Those of the source's validation images, where every class of the source has enough of them.
+    Where not, and the trunk is frozen, the same training runs on each of up to five
+    patient-grouped, stratified folds of all source images, and every image is predicted by the
+    model that did not see it: heads on cached features cost seconds, and a calibration that rests
+    on a handful of images is noise. A network that is fine-tuned as a whole is not trained five
+    times; its calibration is simpler.
 
     Args:
         data: both domains.
-        passes: logits of the delivered model.
-        make_job: makes the job of one fold from its data and a scratch folder.
+        val_logits: (N, K) of the validation images, by the delivered model.
+        make_job: makes the job of one fold from its data; without a folder, nothing is written.
     """
     labels = data.source.labels
     assert labels is not None
-    counts = np.bincount(labels[data.val_rows], minlength=data.task.num_classes)
     everything = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    folds = _folds(labels[everything], data.source.groups[everything])
-    if counts.min() >= MIN_IMAGES_PER_CLASS or not data.from_trunk or folds < 2:
-        return HeldOut(passes.val_logits, labels[data.val_rows], 1)
+    counts = [(labels[data.val_rows] == c).sum() for c in np.unique(labels[everything])]
+    enough = min(counts) >= MIN_IMAGES_PER_CLASS
+    parts = [] if enough or not data.from_trunk else _folds(data, everything, labels)
+    if not parts:
+        return HeldOut(val_logits, labels[data.val_rows], 1)
     logits = np.zeros((len(everything), data.task.num_classes))
+    for fold in parts:
+        job = replace(make_job(fold, None), reporter=SilentReporter(), events=False)
+        Trainer(job).run()
+        precision = full_precision(job.precision.device)
+        out, _ = forward_rows(job.net, data.source, fold.val_rows, precision=precision)
+        logits[np.searchsorted(everything, fold.val_rows)] = as_numpy(out)
+    return HeldOut(logits, labels[everything], len(parts))
+
+
+def _folds(data: TaskData, everything: Rows, labels: Rows) -> list[TaskData]:
+    """Return the folds' data; none where some class cannot be in the training part of each."""
+    y, groups = labels[everything], data.source.groups[everything]
+    patients = [len(np.unique(groups[y == c])) for c in np.unique(y)]
+    folds = min(FOLDS, *patients)
+    if folds < 2:
+        return []
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
-    parts = splitter.split(everything, labels[everything], data.source.groups[everything])
-    for inside, outside in parts:
-        fold = replace(data, train_rows=everything[inside], val_rows=everything[outside])
-        with tempfile.TemporaryDirectory() as scratch:
-            job = replace(
-                make_job(fold, RunFolder(scratch)), reporter=SilentReporter(), events=False
-            )
-            Trainer(job).run()
-        out, _ = forward_rows(job.net, data.source, everything[outside], precision=job.precision)
-        logits[outside] = as_numpy(out)
-    return HeldOut(logits, labels[everything], folds)
+    parts = [
+        _fold(data, everything[inside], everything[outside], labels)
+        for inside, outside in splitter.split(everything, y, groups)
+    ]
+    complete = all(len(part.val_rows) and set(y) == set(labels[part.train_rows]) for part in parts)
+    return parts if complete else []
 
 
-def _folds(labels: Rows, groups: Rows) -> int:
-    """Return how many folds every class can be spread over, by patients, at most five."""
-    patients = [len(np.unique(groups[labels == c])) for c in np.unique(labels)]
-    return min(FOLDS, *patients)
+def _fold(data: TaskData, inside: Rows, outside: Rows, labels: Rows) -> TaskData:
+    task = replace(
+        data.task,
+        n_source=len(inside),
+        source_prior=class_shares(labels[inside], data.task.num_classes),
+    )
+    return replace(data, train_rows=inside, val_rows=outside, task=task)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from daptkit.data import ImageTable
 from daptkit.model import AdaptNet, save_model_folder
 from daptkit.run import RunFolder, atomic_write
 from daptkit.shift import PredictionRule, fit_rule
-from daptkit.train.device import Precision
+from daptkit.train.crossfit import HeldOut
 from daptkit.train.domains import Rows
-from daptkit.train.inference import all_rows, as_numpy, forward_rows
+from daptkit.train.inference import SplitPasses, as_numpy
 from daptkit.train.job import FitResult
 from daptkit.train.prepare import Prepared
 
 Floats = npt.NDArray[np.float64]
-
 
 ENOUGH_HELD_OUT = 100
 """Held-out source images from which on divergences are measured on those alone."""
@@ -47,29 +47,36 @@ class Passes:
     target_features: Floats
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Logits (N, K) of source images that the model behind each of them never saw, and labels."""
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A delivered model: its passes over both domains, its prediction rule, how it was trained."""
 
-    logits: Floats
-    labels: Rows
-    folds: int
+    passes: Passes
+    rule: PredictionRule
+    fit: FitResult
 
 
-def run_passes(net: AdaptNet, prepared: Prepared, precision: Precision) -> Passes:
-    """Run a model once over the held-out source and once over the whole target."""
-    data = prepared.data
-    val_logits, taps = forward_rows(net, data.source, data.val_rows, precision=precision)
-    rows = data.val_rows
+def run_passes(passes: SplitPasses) -> Passes:
+    """Collect one pass over the held-out source and one over the whole target.
+
+    Args:
+        passes: of the trained model. Mixed precision is not taken over: what is delivered must be
+            what ``daptkit predict`` computes.
+    """
+    passes = passes.in_full_precision()
+    data = passes.data
+    val_logits, taps = passes.of("source_val")
+    rows, features = data.val_rows, taps["features"]
     if len(rows) < ENOUGH_HELD_OUT:
-        rows = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-        _, taps = forward_rows(net, data.source, rows, precision=precision)
-    everything = all_rows(data.target)
-    target_logits, target_taps = forward_rows(net, data.target, everything, precision=precision)
+        _, train_taps = passes.of("source_train")
+        rows = np.concatenate([data.train_rows, data.val_rows])
+        features = torch.cat([train_taps["features"], features])
+    order = np.argsort(rows)
+    target_logits, target_taps = passes.whole_target()
     return Passes(
         val_logits=as_numpy(val_logits),
-        source_rows=rows,
-        source_features=as_numpy(taps["features"]),
+        source_rows=rows[order],
+        source_features=as_numpy(features)[order],
         target_logits=as_numpy(target_logits),
         target_features=as_numpy(target_taps["features"]),
     )
@@ -84,7 +91,7 @@ def deliver(
     fit: FitResult,
     decide: str,
     meta: dict[str, Any],
-) -> PredictionRule:
+) -> Delivered:
     """Fit the prediction rule on the held-out source and write model folder and predictions.
 
     Args:
@@ -114,15 +121,9 @@ def deliver(
         rule=rule.to_json(),
         extra=meta,
     )
-    write_predictions(folder, prepared.data.target.images.table, passes.target_logits, rule)
-    return rule
-
-
-def write_predictions(
-    folder: RunFolder, table: ImageTable, logits: Floats, rule: PredictionRule
-) -> None:
-    """Write ``predictions.csv`` of every target row."""
-    atomic_write(folder.predictions, predictions_csv(table, logits, rule, "target"))
+    table = prepared.data.target.images.table
+    atomic_write(folder.predictions, predictions_csv(table, passes.target_logits, rule, "target"))
+    return Delivered(passes=passes, rule=rule, fit=fit)
 
 
 def predictions_csv(table: ImageTable, logits: Floats, rule: PredictionRule, domain: str) -> str:

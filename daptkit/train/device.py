@@ -42,7 +42,16 @@ def derive_seed(seed: int, *numbers: int) -> int:
 
 
 class Precision:
-    """Mixed precision of the step: autocast, and loss scaling where float16 needs it."""
+    """Mixed precision of the step: autocast, and loss scaling where float16 needs it.
+
+    Args:
+        device: where the step runs.
+        enabled: whether precision is mixed at all.
+        dtype: ``bfloat16`` or ``float16``.
+
+    Raises:
+        UsageError: float16 on a CPU.
+    """
 
     def __init__(self, device: torch.device, *, enabled: bool, dtype: str) -> None:
         self.device = device
@@ -50,11 +59,19 @@ class Precision:
         self.dtype = torch.float16 if dtype == "float16" else torch.bfloat16
         if enabled and device.type == "cpu" and self.dtype == torch.float16:
             raise UsageError("--amp-dtype float16 needs a GPU; use bfloat16 on a CPU.")
-        scale = enabled and self.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scale)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Run a block in the chosen precision."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
             yield
+
+    def new_scaler(self) -> torch.amp.GradScaler:
+        """Return a loss scaler in its initial state; it does nothing but for float16."""
+        scale = self.enabled and self.dtype == torch.float16
+        return torch.amp.GradScaler(self.device.type, enabled=scale)
+
+
+def full_precision(device: torch.device) -> Precision:
+    """Return single precision: what is delivered must be what ``daptkit predict`` computes."""
+    return Precision(device, enabled=False, dtype="bfloat16")

@@ -17,6 +17,10 @@ from daptkit.train.device import derive_seed
 
 Rows = npt.NDArray[np.int64]
 
+_CHUNK = 256
+_CHUNK_VALUES = _CHUNK * 3 * 160 * 160
+"""Rows, and values of their inputs, of one forward of a whole-split pass."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
@@ -36,6 +40,14 @@ class Domain:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def chunk(self) -> int:
+        """Rows of one forward of a whole-split pass; fewer where images are large."""
+        if self.trunk is not None:
+            return _CHUNK
+        size = self.images.conversion.img_size
+        return min(_CHUNK, max(1, _CHUNK_VALUES // (self.images.conversion.in_chans * size**2)))
 
     def inputs(self, batches: Iterator[Rows]) -> Iterator[Tensor]:
         """Yield the model's inputs of each batch of rows: trunk features or images in [0, 1]."""
@@ -82,6 +94,12 @@ class TaskData:
         if name not in parts:
             raise ValueError(f"unknown split '{name}'; known: {', '.join(parts)}")
         return parts[name]
+
+
+def class_shares(labels: Rows, num_classes: int) -> Tensor:
+    """Return the share of each class among labels (N,), (K,) float32 summing to 1."""
+    counts = torch.bincount(torch.from_numpy(labels), minlength=num_classes).double()
+    return (counts / counts.sum()).float()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The boundary between host and plugin: whose fault an exception is, in one line."""
+"""The boundaries of the trainer: whose fault an exception is, in one line."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -14,14 +14,48 @@ from daptkit.errors import DaptkitError, PluginError
 def plugin_guard(method: str, package: str, doing: str) -> Iterator[None]:
     """Turn whatever a plugin raises into a :class:`PluginError` that names it.
 
-    Errors that already carry an exit code and out-of-memory pass unchanged: the latter is a matter
-    of batch size, not of the plugin.
+    Errors that already carry an exit code and lack of memory pass unchanged: the latter is a
+    matter of batch size, not of the plugin.
     """
     try:
         yield
-    except (DaptkitError, torch.OutOfMemoryError):
+    except DaptkitError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise PluginError(
             f"method '{method}' ({package}) failed in {doing}: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def methods_guard(packages: Mapping[str, str], doing: str) -> Iterator[None]:
+    """Blame all methods of a run, by name to package, for what only their sum can raise."""
+    if not packages:
+        yield
+        return
+    with plugin_guard("+".join(packages), ", ".join(packages.values()), doing):
+        yield
+
+
+@contextlib.contextmanager
+def memory_guard(advice: str) -> Iterator[None]:
+    """Turn lack of memory, on any device, into one line with advice.
+
+    Raises:
+        DaptkitError: the block ran out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DaptkitError(f"out of memory; {advice}.") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out; torch's CPU allocator has no own type."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

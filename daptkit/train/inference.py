@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from daptkit.model import AdaptNet
-from daptkit.train.device import Precision
-from daptkit.train.domains import Domain, Rows
+from daptkit.model.network import evaluating
+from daptkit.train.device import Precision, full_precision
+from daptkit.train.domains import Domain, Rows, TaskData
 
-
-def chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    """Yield ``rows`` in order, ``size`` at a time."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+Outputs = tuple[Tensor, dict[str, Tensor]]
+"""Logits (N, K) and taps (N, ...) by layer."""
 
 
 @torch.no_grad()
@@ -26,37 +24,72 @@ def forward_rows(
     rows: Rows,
     *,
     layers: tuple[str, ...] = ("features",),
-    batch_size: int = 256,
     precision: Precision,
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Outputs:
     """Run the model in eval mode over rows of a domain, in order.
 
     Args:
-        net: the model, on the device of ``precision``; its training mode is restored.
+        net: the model, on the device of ``precision``; the mode of each module is restored.
         domain: images or cached trunk features.
         rows: (N,) rows of the domain.
         layers: taps to return.
-        batch_size: images of one forward.
         precision: device and mixed precision.
 
     Returns:
         Uncorrected logits (N, K) and taps (N, ...), float32 on the CPU.
     """
-    training = net.training
-    net.eval()
-    device = precision.device
+    if not len(rows):
+        raise ValueError("no rows to run the model on")
     logits: list[Tensor] = []
     taps: dict[str, list[Tensor]] = {}
-    for inputs in domain.inputs(chunks(rows, batch_size)):
-        with precision.autocast():
-            out, found = net(inputs.to(device), layers, from_trunk=domain.trunk is not None)
-        logits.append(out.float().cpu())
-        for name, value in found.items():
-            taps.setdefault(name, []).append(value.float().cpu())
-    net.train(training)
-    if not logits:
-        raise ValueError("no rows to run the model on")
+    with evaluating(net):
+        for inputs in domain.inputs(_chunks(rows, domain.chunk)):
+            moved = inputs.to(precision.device)
+            with precision.autocast():
+                out, found = net(moved, layers, from_trunk=domain.trunk is not None)
+            logits.append(out.float().cpu())
+            for name, value in found.items():
+                taps.setdefault(name, []).append(value.float().cpu())
     return torch.cat(logits), {name: torch.cat(parts) for name, parts in taps.items()}
+
+
+class SplitPasses:
+    """Whole-split passes of one state of a model, each run once however often it is asked for.
+
+    Args:
+        net: the model, which must not change while this lives.
+        data: both domains.
+        precision: device and mixed precision.
+    """
+
+    def __init__(self, net: AdaptNet, data: TaskData, precision: Precision) -> None:
+        self.data = data
+        self.precision = precision
+        self._net = net
+        self._known: dict[str, Outputs] = {}
+
+    def of(self, split: str, layers: tuple[str, ...] = ("features",)) -> Outputs:
+        """Return logits and at least the taps ``layers`` of a split of :class:`TaskData`."""
+        known = self._known.get(split)
+        if known is None or not set(layers) <= known[1].keys():
+            domain, rows = self.data.split(split)
+            wanted = tuple(dict.fromkeys((*layers, *(known[1] if known else ()))))
+            known = forward_rows(self._net, domain, rows, layers=wanted, precision=self.precision)
+            self._known[split] = known
+        return known
+
+    def in_full_precision(self) -> SplitPasses:
+        """Return passes of the same model without mixed precision."""
+        if not self.precision.enabled:
+            return self
+        return SplitPasses(self._net, self.data, full_precision(self.precision.device))
+
+    def whole_target(self) -> Outputs:
+        """Return logits and features of every target row, those not adapted to included."""
+        everything = all_rows(self.data.target)
+        if np.array_equal(everything, self.data.target_rows):
+            return self.of("target")
+        return forward_rows(self._net, self.data.target, everything, precision=self.precision)
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -67,3 +100,9 @@ def as_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]
 def all_rows(domain: Domain) -> Rows:
     """Return every row of a domain, in order."""
     return np.arange(len(domain), dtype=np.int64)
+
+
+def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
+    """Yield ``rows`` in order, ``size`` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

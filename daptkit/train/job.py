@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from daptkit.model import AdaptNet
 from daptkit.run import RunFolder
 from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
+from daptkit.train.inference import SplitPasses
 from daptkit.train.progress import Reporter
 
 
@@ -22,7 +23,7 @@ class Job:
     """One model to train.
 
     Args:
-        folder: where metrics and checkpoints go.
+        folder: where metrics and checkpoints go; ``None`` to leave nothing behind.
         net: the model, on the device.
         methods: methods by name; none for source-only.
         packages: ``"package version"`` of each method.
@@ -33,10 +34,11 @@ class Job:
         backbone_scale: backbone's learning rate over the head's.
         reporter: where progress goes.
         label: name of the phase.
+        identity: hash of the data, which a continued run must find unchanged.
         events: whether plugins of the group ``daptkit.events`` hear of it.
     """
 
-    folder: RunFolder
+    folder: RunFolder | None
     net: AdaptNet
     methods: Mapping[str, Method]
     packages: Mapping[str, str]
@@ -47,16 +49,24 @@ class Job:
     backbone_scale: float
     reporter: Reporter
     label: str
+    identity: str
     events: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What training leaves behind, beside the trained model in the job."""
+    """What training leaves behind, beside the trained model in the job.
+
+    Args:
+        class_weights: (K,) weights in force at the end.
+        target_prior: (K,) estimate of the target prior, or ``None``.
+        reports: what each method reports, plain values.
+        notes: lines that methods told the user.
+        passes: whole-split passes of the trained model.
+    """
 
     class_weights: Tensor
-    target_prior: Tensor | None
-    reports: dict[str, dict[str, Any]]
-    notes: tuple[str, ...]
-    steps: int
-    seconds: float
+    target_prior: Tensor | None = None
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    passes: SplitPasses

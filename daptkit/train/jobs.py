@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +38,7 @@ class JobMaker:
     reporter: Reporter
     methods: tuple[LoadedMethod, ...] = ()
 
-    def make(self, data: TaskData, folder: RunFolder) -> Job:
+    def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
 
         Raises:
@@ -57,9 +59,14 @@ class JobMaker:
             backbone_scale=self.prepared.network.backbone_scale,
             reporter=self.reporter,
             label=self.config.method if self.methods else "source-only",
+            identity=self._identity(),
         )
 
     def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:
         name = method.spec.name
         values = self.config.method_options.get(name, {})
         return method.create(build_options(method.spec.options, values, f"{name}."), task)
+
+    def _identity(self) -> str:
+        parts = [self.prepared.fingerprints, self.prepared.conversion.to_json()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

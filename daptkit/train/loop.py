@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 
 import torch
 
 from daptkit.data import steps_per_epoch
-from daptkit.errors import NonFiniteLossError, PluginError, Terminated
+from daptkit.errors import DaptkitError, Terminated
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog
-from daptkit.train.checkpoint import (
-    load_checkpoint,
-    load_module_state,
-    module_state,
-    save_checkpoint,
-)
+from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
+from daptkit.train.checks import check_gradients, check_losses, check_scale, check_weights
 from daptkit.train.context import EpochContext
 from daptkit.train.device import derive_seed
-from daptkit.train.domains import training_batches
-from daptkit.train.guard import plugin_guard
+from daptkit.train.domains import DomainInputs, training_batches
+from daptkit.train.guard import methods_guard, plugin_guard
+from daptkit.train.inference import SplitPasses
 from daptkit.train.job import FitResult, Job
 from daptkit.train.optim import build_optimizer, schedule_factor, set_learning_rate
+from daptkit.train.report import method_reports
 from daptkit.train.roles import Roles
 from daptkit.train.signals import StopRequest, stop_on_signals
 from daptkit.train.step import Step, StepResult
@@ -42,7 +39,10 @@ class Trainer:
         config, data = job.config, job.data
         self.device = job.precision.device
         self.module = Step(job.net, job.methods, job.packages).to(self.device)
-        self.optimizer = build_optimizer(job.net, job.methods, config, job.backbone_scale)
+        self.optimizer = build_optimizer(
+            job.net, job.methods, job.packages, config, job.backbone_scale
+        )
+        self.scaler = job.precision.new_scaler()
         self.roles = Roles(job.owners, job.methods, job.packages, data.task)
         self.per_epoch = steps_per_epoch(
             len(data.train_rows), len(data.target_rows), config.batch_size
@@ -52,9 +52,12 @@ class Trainer:
         self.window = Window()
         self.notes: list[str] = []
         self.step = 0
-        self.metrics_position = 0
-        self._restore()
-        self.metrics = MetricsLog(job.folder.metrics, self.metrics_position)
+        # In force: what the last step was trained under, whatever their owner has changed since.
+        self.class_weights = torch.ones(data.task.num_classes)
+        self.target_prior: torch.Tensor | None = None
+        self._unchecked = dict(job.methods)
+        self._passes: SplitPasses | None = None
+        self.metrics = self._continue()
 
     def run(self) -> FitResult:
         """Train to the end.
@@ -64,11 +67,11 @@ class Trainer:
             PluginError: a method broke the contract.
             Terminated: SIGTERM; a checkpoint was written.
         """
-        began = time.monotonic()
         reporter = self.job.reporter
         try:
             with stop_on_signals() as request:
-                self._call("on_fit_start") if self.step == 0 else None
+                if self.step == 0:
+                    self._call("on_fit_start")
                 self._emit(Event(kind="fit_start", step=self.step))
                 reporter.start(self.job.label, self.total, self.step)
                 while self.step < self.total:
@@ -77,25 +80,29 @@ class Trainer:
                     self._save()
                     self._obey(request)
                 self._call("on_fit_end")
+                self._obey(request)
         finally:
             reporter.stop()
-            self.metrics.close()
+            if self.metrics is not None:
+                self.metrics.close()
         self._emit(Event(kind="fit_end", step=self.step))
         return FitResult(
-            class_weights=self.roles.class_weights(),
+            class_weights=self.class_weights,
             target_prior=self.roles.target_prior(),
-            reports={name: method.report() for name, method in self.job.methods.items()},
+            reports=method_reports(self.job.methods, self.job.packages),
             notes=tuple(self.notes),
-            steps=self.total,
-            seconds=time.monotonic() - began,
+            passes=self._current_passes(),
         )
 
     def _train_epoch(self, request: StopRequest) -> None:
         job = self.job
+        self._passes = None
         self.module.train()
-        class_weights = self.roles.class_weights().to(self.device)
-        prior = self.roles.target_prior()
-        target_prior = None if prior is None else prior.to(self.device)
+        if self.step % self.per_epoch == 0:
+            self.class_weights = self.roles.class_weights()
+            self.target_prior = self.roles.target_prior()
+        weights = self.class_weights.to(self.device)
+        prior = None if self.target_prior is None else self.target_prior.to(self.device)
         generator = torch.Generator(self.device)
         end = (self.step // self.per_epoch + 1) * self.per_epoch
         batches = training_batches(
@@ -108,116 +115,107 @@ class Trainer:
             with_target=bool(job.methods),
         )
         for source, target in batches:
-            # Dropout and methods draw from a stream that depends on seed and step alone, so a
-            # resumed run continues bit for bit.
-            torch.manual_seed(derive_seed(job.config.seed, self.step, 2))
-            generator.manual_seed(derive_seed(job.config.seed, self.step, 3))
-            progress = self.step / self.total
-            factor = schedule_factor(job.config.sched, progress)
-            set_learning_rate(self.optimizer, job.config.lr, factor)
-            with job.precision.autocast():
-                result = self.module(
-                    source,
-                    target,
-                    progress=progress,
-                    step=self.step,
-                    class_weights=class_weights,
-                    target_prior=target_prior,
-                    from_trunk=job.data.from_trunk,
-                    generator=generator,
-                )
-            self._update(result)
-            self._log(result, progress, factor)
-            self.step += 1
+            self._train_step(source, target, weights, prior, generator)
             if request.signal is not None and self.step < end:
                 self._save()
                 self._obey(request)
 
+    def _train_step(
+        self,
+        source: DomainInputs,
+        target: DomainInputs | None,
+        class_weights: torch.Tensor,
+        target_prior: torch.Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
+        config = self.job.config
+        # Dropout and methods draw from a stream that depends on seed and step alone, so a resumed
+        # run continues bit for bit.
+        torch.manual_seed(derive_seed(config.seed, self.step, 2))
+        generator.manual_seed(derive_seed(config.seed, self.step, 3))
+        progress = self.step / self.total
+        factor = schedule_factor(config.sched, progress)
+        set_learning_rate(self.optimizer, config.lr, factor)
+        with self.job.precision.autocast():
+            result = self.module(
+                source,
+                target,
+                progress=progress,
+                step=self.step,
+                class_weights=class_weights,
+                target_prior=target_prior,
+                from_trunk=self.job.data.from_trunk,
+                generator=generator,
+            )
+        self._update(result)
+        self.window.add({**result.losses, **result.logs})
+        self.step += 1
+        if self._logs_now:
+            self._log(progress, config.lr * factor)
+        else:
+            self.job.reporter.advance(self.step)
+
+    @property
+    def _logs_now(self) -> bool:
+        return self.step % self.job.config.log_interval == 0
+
     def _update(self, result: StepResult) -> None:
-        logging = (self.step + 1) % self.job.config.log_interval == 0
-        # A read from the GPU stalls it, so there losses are checked at log steps only; no
-        # checkpoint is written between a bad step and its check.
-        if self.device.type == "cpu" or logging:
-            self._check_finite(result)
-        scaler = self.job.precision.scaler
+        # A read from a GPU stalls it, so there losses are checked at log steps only; before
+        # anything is saved, the weights are checked as well.
+        if self.device.type == "cpu" or (self.step + 1) % self.job.config.log_interval == 0:
+            check_losses(result.losses, self.step)
+            check_scale(self.scaler, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(scaler.scale(result.total))
-        if self.step == 0:
-            self._check_gradients(result)
+        with methods_guard(self.job.packages, "the backward pass"):
+            torch.autograd.backward(self.scaler.scale(result.total))
+        self._check_gradients(result)
         if self.job.config.clip_grad is not None:
-            scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.job.config.clip_grad)
-        scaler.step(self.optimizer)
-        scaler.update()
-
-    def _check_finite(self, result: StepResult) -> None:
-        bad = [name for name, value in result.losses.items() if not bool(torch.isfinite(value))]
-        if bad:
-            raise NonFiniteLossError(
-                f"loss '{bad[0]}' is not finite at step {self.step} (epoch"
-                f" {self.step // self.per_epoch + 1}); the last good state is kept in"
-                " checkpoints/. Try a smaller --lr, --clip-grad 1, or a smaller weight of the"
-                " method."
-            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def _check_gradients(self, result: StepResult) -> None:
-        for name, method in self.job.methods.items():
-            if not any(key.startswith(f"{name}/") for key in result.losses):
-                continue
-            unused = [
-                key for key, p in method.named_parameters() if p.requires_grad and p.grad is None
-            ]
-            if unused:
-                raise PluginError(
-                    f"method '{name}' ({self.job.packages[name]}) has parameters that its losses"
-                    f" do not use: {', '.join(unused)}."
-                )
+        """Check each method at the first step at which it returns a loss."""
+        active = {key.split("/")[0] for key in result.losses if "/" in key}
+        for name in sorted(active & self._unchecked.keys()):
+            check_gradients(name, self._unchecked.pop(name), self.job.packages[name])
 
-    def _log(self, result: StepResult, progress: float, factor: float) -> None:
-        self.window.add({**result.losses, **result.logs})
-        if (self.step + 1) % self.job.config.log_interval:
-            self.job.reporter.advance(self.step + 1)
-            return
+    def _log(self, progress: float, rate: float) -> None:
         values = self.window.take()
-        rate = self.job.config.lr * factor
-        self.metrics.write(
+        self._write(
             {
                 "kind": "step",
-                "step": self.step + 1,
-                "epoch": self.step // self.per_epoch + 1,
+                "step": self.step,
+                "epoch": (self.step - 1) // self.per_epoch + 1,
                 "progress": progress,
                 "lr": rate,
                 "values": values,
             }
         )
-        self.job.reporter.update(self.step + 1, values)
-        self._emit(Event(kind="log", step=self.step + 1, values={"lr": rate, **values}))
+        self.job.reporter.update(self.step, values)
+        self._emit(Event(kind="log", step=self.step, values={"lr": rate, **values}))
 
     def _end_epoch(self) -> None:
         context = self._call("on_epoch_end")
         held_out = context.predict("source_val")
         assert held_out.labels is not None
+        loss = torch.nn.functional.cross_entropy(held_out.logits, held_out.labels)
+        right = held_out.logits.argmax(1) == held_out.labels
         values = {
-            "source_val_loss": float(
-                torch.nn.functional.cross_entropy(held_out.logits, held_out.labels)
-            ),
-            "source_val_accuracy": float(
-                (held_out.logits.argmax(1) == held_out.labels).float().mean()
-            ),
+            "source_val_loss": float(loss),
+            "source_val_accuracy": float(right.float().mean()),
             **context.logged,
         }
-        self.metrics.write(
-            {"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values}
-        )
+        self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
 
     def _call(self, hook: str) -> EpochContext:
+        self.module.eval()
         context = EpochContext(
-            net=self.job.net,
-            data=self.job.data,
-            precision=self.job.precision,
-            class_weights=self.roles.class_weights(),
+            passes=self._current_passes(),
+            class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
             epochs=self.epochs,
             seed=self.job.config.seed,
@@ -229,6 +227,12 @@ class Trainer:
                 getattr(method, hook)(context)
         return context
 
+    def _current_passes(self) -> SplitPasses:
+        """Return the passes of the model as it is, shared until it is trained further."""
+        if self._passes is None:
+            self._passes = SplitPasses(self.job.net, self.job.data, self.job.precision)
+        return self._passes
+
     def _emit(self, event: Event) -> None:
         if self.job.events:
             emit_event(event)
@@ -238,33 +242,51 @@ class Trainer:
             self.notes.append(text)
             self.job.reporter.line(text)
 
+    def _write(self, entry: dict[str, object]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(entry)
+
     def _save(self) -> None:
+        check_weights(self.module, self.step)
+        if self.job.folder is None or self.metrics is None:
+            return
         save_checkpoint(
             self.job.folder.checkpoints,
             {
+                "identity": self.job.identity,
                 "step": self.step,
                 "module": module_state(self.module, self.job.data.from_trunk),
                 "optimizer": self.optimizer.state_dict(),
-                "scaler": self.job.precision.scaler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "class_weights": self.class_weights,
+                "target_prior": self.target_prior,
                 "metrics_position": self.metrics.position,
                 "window": self.window.state(),
                 "notes": self.notes,
             },
         )
 
-    def _restore(self) -> None:
+    def _continue(self) -> MetricsLog | None:
+        """Load the last checkpoint, if there is one, and return the metrics as it left them."""
+        if self.job.folder is None:
+            return None
         state, damaged = load_checkpoint(self.job.folder.checkpoints)
         if damaged:
             self.job.reporter.line(f"checkpoint {damaged[0]} is damaged; the one before is used.")
         if state is None:
-            return
-        load_module_state(self.module, state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.job.precision.scaler.load_state_dict(state["scaler"])
+            return MetricsLog(self.job.folder.metrics)
+        if state["identity"] != self.job.identity:
+            raise DaptkitError(
+                "--resume: the images or labels have changed since the run was started; start"
+                " again in a new --out."
+            )
+        load_states(self.module, self.optimizer, state, self.job.data.from_trunk)
+        self.scaler.load_state_dict(state["scaler"])
+        self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
         self.step = int(state["step"])
-        self.metrics_position = int(state["metrics_position"])
         self.window = Window.from_state(state["window"], self.device)
         self.notes = list(state["notes"])
+        return MetricsLog(self.job.folder.metrics, int(state["metrics_position"]))
 
     def _obey(self, request: StopRequest) -> None:
         if request.signal == signal.SIGTERM:

@@ -12,6 +12,7 @@ from daptkit.config import AdaptConfig
 from daptkit.errors import PluginError
 from daptkit.method import Method
 from daptkit.model import AdaptNet
+from daptkit.train.guard import plugin_guard
 
 
 def schedule_factor(name: str, progress: float) -> float:
@@ -26,7 +27,11 @@ def schedule_factor(name: str, progress: float) -> float:
 
 
 def build_optimizer(
-    net: AdaptNet, methods: Mapping[str, Method], config: AdaptConfig, backbone_scale: float
+    net: AdaptNet,
+    methods: Mapping[str, Method],
+    packages: Mapping[str, str],
+    config: AdaptConfig,
+    backbone_scale: float,
 ) -> torch.optim.Optimizer:
     """Build the one optimiser of model and methods.
 
@@ -34,7 +39,7 @@ def build_optimizer(
     head, the method's own for its parameters. :func:`set_learning_rate` applies it.
 
     Raises:
-        PluginError: a method returned a group without parameters of its own, or a parameter twice.
+        PluginError: the groups of a method do not hold each of its parameters once.
     """
     backbone = [p for p in net.backbone.parameters() if p.requires_grad]
     head = [
@@ -44,7 +49,7 @@ def build_optimizer(
     if backbone:
         groups.append({"params": backbone, "lr_scale": backbone_scale, "name": "backbone"})
     for name, method in methods.items():
-        groups.extend(_method_groups(name, method))
+        groups.extend(_method_groups(name, method, packages[name]))
     if config.opt == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
@@ -57,23 +62,28 @@ def build_optimizer(
     )
 
 
-def _method_groups(name: str, method: Method) -> list[dict[str, Any]]:
-    own = {id(p): key for key, p in method.named_parameters() if p.requires_grad}
-    groups = []
-    for group in method.param_groups():
-        params = list(group["params"])
-        for parameter in params:
-            if own.pop(id(parameter), None) is None:
-                raise PluginError(
-                    f"method '{name}' returned an optimiser group with a parameter that is not its"
-                    " own, or is in two groups."
-                )
-        groups.append(
-            {"params": params, "lr_scale": float(group.get("lr_scale", 1.0)), "name": name}
+def _method_groups(name: str, method: Method, package: str) -> list[dict[str, Any]]:
+    with plugin_guard(name, package, "param_groups()"):
+        groups: list[dict[str, Any]] = [
+            {
+                "params": list(group["params"]),
+                "lr_scale": float(group.get("lr_scale", 1.0)),
+                "name": name,
+            }
+            for group in method.param_groups()
+        ]
+    left = {id(p): key for key, p in method.named_parameters() if p.requires_grad}
+    for parameter in (p for group in groups for p in group["params"]):
+        if left.pop(id(parameter), None) is None:
+            raise PluginError(
+                f"method '{name}' ({package}) returned an optimiser group with a parameter that is"
+                " not its own to train, or is there twice."
+            )
+    if left:
+        raise PluginError(
+            f"method '{name}' ({package}) left parameters out of param_groups():"
+            f" {', '.join(sorted(left.values()))}."
         )
-    if own:
-        missing = ", ".join(sorted(own.values()))
-        raise PluginError(f"method '{name}' left parameters out of param_groups(): {missing}.")
     return groups
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from daptkit.data import DecodedImage, Reader
+from daptkit.errors import DataError, PluginError
 from daptkit.host import load_models, load_readers
 from daptkit.host.discovery import discover
 
@@ -21,22 +22,35 @@ def _backbone(name: str, **arguments: Any) -> Any:
     return load_models([name])[0].load_factory()(**arguments)
 
 
-def plugin_readers() -> dict[str, Reader]:
+def plugin_readers(log: Callable[[str], None]) -> dict[str, Reader]:
     """Return the readers of installed plugins by lower-case extension.
 
     Their torch-free halves are imported, since only they know the extensions; the decoder itself
     is imported when the first file asks for it.
+
+    Args:
+        log: told one line of each reader that is broken, or comes second for an extension.
     """
     if not discover().names("reader"):
         return {}
     readers: dict[str, Reader] = {}
-    for loaded in load_readers():
+    origins: dict[str, str] = {}
+    for loaded in load_readers(log=log):
         resolve = cache(loaded.load_factory)
         for extension in loaded.spec.extensions:
-            readers[extension] = partial(_read, resolve)
+            first = origins.setdefault(extension, loaded.origin)
+            if first == loaded.origin:
+                readers[extension] = partial(_read, resolve)
+            else:
+                log(f"warning: {first} reads '{extension}' files; {loaded.origin} is not used.")
     return readers
 
 
 def _read(resolve: Callable[[], Callable[..., Any]], path: Path, frame: int | None) -> DecodedImage:
-    image: DecodedImage = resolve()(path, frame)
+    try:
+        reader = resolve()
+    except PluginError as error:
+        # The reason why an image cannot be read is a DataError; its text names the package.
+        raise DataError(str(error)) from error
+    image: DecodedImage = reader(path, frame)
     return image

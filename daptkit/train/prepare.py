@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,13 +24,16 @@ from daptkit.data import (
     read_table,
     train_val_split,
 )
+from daptkit.data.image import Log
 from daptkit.errors import DataError, UsageError
 from daptkit.method import TaskInfo
-from daptkit.model import AdaptNet, FeatureCache, ModelConfig, default_cache_dir
-from daptkit.train.domains import Domain, Rows, TaskData
+from daptkit.model import ModelConfig
+from daptkit.shift import parse_decide
+from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
 from daptkit.train.plugins import plugin_readers
 from daptkit.train.progress import Reporter
+from daptkit.train.trunk import check_taps, with_trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Prepared:
         augmentation: name of the preset in use.
         fingerprints: SHA-256 of the contents of each domain.
         skipped: (domain, name, reason) of every unreadable image that was tolerated.
+        cache_hits: domains whose trunk features were in the cache.
     """
 
     data: TaskData
@@ -67,23 +69,6 @@ class Prepared:
         return self.network.config
 
 
-def read_source(
-    config: AdaptConfig, log: Callable[[str], None], extensions: Collection[str] = ()
-) -> ImageTable:
-    """Read and join the source tables, and keep the rows trained on and held out."""
-    tables = [
-        read_table(path, domain="source", labelled=True, log=log, extensions=extensions)
-        for path in config.source
-    ]
-    table = tables[0] if len(tables) == 1 else concat_tables(tables)
-    chosen = choose_split(table, config.source_split, "train")
-    splits = np.array(table.splits)
-    used = set(chosen.tolist())
-    if config.source_split != "all" and (splits == "val").any():
-        used |= set(np.flatnonzero(splits == "val").tolist())
-    return table.select(np.array(sorted(used), dtype=np.int64))
-
-
 def prepare(
     config: AdaptConfig, device: torch.device, reporter: Reporter, layers: tuple[str, ...]
 ) -> Prepared:
@@ -99,65 +84,41 @@ def prepare(
         DataError: images, labels or weights cannot be used.
         UsageError: options do not fit together.
     """
-    readers = plugin_readers()
-    source_table = read_source(config, reporter.line, tuple(readers))
-    target_table = read_table(
-        config.target,
-        domain="target",
-        labelled=False,
-        log=reporter.line,
-        extensions=tuple(readers),
-    )
-    classes = class_names(source_table.labels or ())
-    network = network_source(config, classes)
+    readers = plugin_readers(reporter.line)
+    source_table, target_table = _tables(config, reporter.line, tuple(readers))
+    network = network_source(config, class_names(source_table.labels))
     classes = network.classes
+    parse_decide(config.decide, classes)  # a wrong rule is an error before anything is trained
     conversion = network.conversion or fit_conversion(
-        [source_table], img_size=network.config.img_size, in_chans=network.config.in_chans
+        [source_table, target_table],
+        img_size=network.config.img_size,
+        in_chans=network.config.in_chans,
+        readers=readers,
     )
+    net = network.make(device)
+    dims = net.dims(layers)
+    if config.finetune == "frozen":
+        check_taps(net, layers)
     reporter.line(f"reading {len(source_table)} source and {len(target_table)} target images")
     source_images = _images(source_table, conversion, config, config.skip_unreadable, readers)
     left = config.skip_unreadable - len(source_images.skipped)
     target_images = _images(target_table, conversion, config, left, readers)
-    labels = encode_labels(source_images.table, classes)
-    train_rows, val_rows = train_val_split(
-        source_images.table,
-        labels,
-        split=config.source_split,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
+    skipped = tuple(
+        (domain, name, reason)
+        for domain, images in (("source", source_images), ("target", target_images))
+        for name, reason in images.skipped
     )
-    target_rows = choose_split(target_images.table, config.target_split, "train")
-    _check_rows(labels, train_rows, val_rows, target_rows, classes)
-    net = network.make(device)
-    task = TaskInfo(
-        classes=classes,
-        dims=net.dims(layers),
-        source_prior=_prior(labels[train_rows], len(classes)),
-        n_source=len(train_rows),
-        n_target=len(target_rows),
-    )
+    for domain, name, reason in skipped:
+        reporter.line(f"skipped in the {domain}: {name}: {reason}")
     preset = _preset(config, source_images)
-    data = TaskData(
-        source=Domain(images=source_images, groups=source_images.table.groups(), labels=labels),
-        target=Domain(images=target_images, groups=target_images.table.groups()),
-        train_rows=train_rows,
-        val_rows=val_rows,
-        target_rows=target_rows,
-        task=task,
-        augment=None if preset == "none" else Augment(preset),
-    )
+    data = _task_data(config, source_images, target_images, classes, dims, preset, reporter.line)
     fingerprints = {
         "source": source_images.table.fingerprint(),
         "target": target_images.table.fingerprint(),
     }
     hits = 0
     if config.finetune == "frozen":
-        data, hits = _with_trunk(data, net, conversion, fingerprints, device, reporter)
-    skipped = tuple(
-        (domain, name, reason)
-        for domain, images in (("source", source_images), ("target", target_images))
-        for name, reason in images.skipped
-    )
+        data, hits = with_trunk(data, net, conversion, fingerprints, device, reporter)
     return Prepared(
         data=data,
         network=network,
@@ -166,6 +127,68 @@ def prepare(
         fingerprints=fingerprints,
         skipped=skipped,
         cache_hits=hits,
+    )
+
+
+def _tables(
+    config: AdaptConfig, log: Log, extensions: Collection[str]
+) -> tuple[ImageTable, ImageTable]:
+    """Read both tables; of the source, keep the rows that are trained on or held out."""
+    source = concat_tables(
+        [
+            read_table(path, domain="source", labelled=True, log=log, extensions=extensions)
+            for path in config.source
+        ]
+    )
+    chosen = choose_split(source, config.source_split, "train")
+    held_out = np.flatnonzero(np.array(source.splits) == "val")
+    source = source.select(np.union1d(chosen, held_out))
+    target = read_table(
+        config.target, domain="target", labelled=False, log=log, extensions=extensions
+    )
+    choose_split(target, config.target_split, "train")
+    return source, target
+
+
+def _task_data(
+    config: AdaptConfig,
+    source: ImageSet,
+    target: ImageSet,
+    classes: tuple[str, ...],
+    dims: Mapping[str, int],
+    preset: str,
+    log: Log,
+) -> TaskData:
+    labels = encode_labels(source.table, classes)
+    train_rows, val_rows = train_val_split(
+        source.table,
+        labels,
+        split=config.source_split,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        log=log,
+    )
+    target_rows = choose_split(target.table, config.target_split, "train")
+    prior = class_shares(labels[train_rows], len(classes))
+    absent = [name for name, share in zip(classes, prior.tolist(), strict=True) if share == 0]
+    if len(classes) - len(absent) < 2:
+        raise DataError("the source's training images show fewer than two classes.")
+    if absent:
+        log(f"warning: the source has no training images of class {', '.join(absent)}.")
+    return TaskData(
+        source=Domain(images=source, groups=source.table.groups(), labels=labels),
+        target=Domain(images=target, groups=target.table.groups()),
+        train_rows=train_rows,
+        val_rows=val_rows,
+        target_rows=target_rows,
+        task=TaskInfo(
+            classes=classes,
+            dims=dims,
+            source_prior=prior,
+            n_source=len(train_rows),
+            n_target=len(target_rows),
+        ),
+        augment=None if preset == "none" else Augment(preset),
     )
 
 
@@ -180,28 +203,9 @@ def _images(
         table,
         conversion,
         workers=config.workers,
-        skip_unreadable=max(tolerated, 0),
+        skip_unreadable=tolerated,
         readers=readers,
     )
-
-
-def _check_rows(
-    labels: Rows, train: Rows, val: Rows, target: Rows, classes: tuple[str, ...]
-) -> None:
-    if not len(target):
-        raise DataError("the target holds no images to adapt to; check --target-split.")
-    if not len(val):
-        raise DataError(
-            "no source images are held out for validation; there are too few per class."
-        )
-    counts = np.bincount(labels[train], minlength=len(classes))
-    if (counts > 0).sum() < 2:
-        raise DataError("the source's training images show fewer than two classes.")
-
-
-def _prior(labels: Rows, num_classes: int) -> torch.Tensor:
-    counts = torch.bincount(torch.from_numpy(labels), minlength=num_classes).double()
-    return (counts / counts.sum()).float()
 
 
 def _preset(config: AdaptConfig, images: ImageSet) -> str:
@@ -213,43 +217,3 @@ def _preset(config: AdaptConfig, images: ImageSet) -> str:
             )
         return "none"
     return auto_preset(images) if config.aug == "auto" else config.aug
-
-
-def _with_trunk(
-    data: TaskData,
-    net: AdaptNet,
-    conversion: Conversion,
-    fingerprints: dict[str, str],
-    device: torch.device,
-    reporter: Reporter,
-) -> tuple[TaskData, int]:
-    cache = FeatureCache(default_cache_dir() / "features")
-    found: dict[str, Any] = {}
-    for name, domain in (("source", data.source), ("target", data.target)):
-        found[name] = cache.trunk_features(
-            net,
-            domain.images,
-            key_parts={"data": fingerprints[name], "conversion": conversion.to_json()},
-            device=device,
-            batch_size=64,
-        )
-    reporter.line(
-        f"trunk features: {cache.hits} of 2 domains from the cache, {cache.misses} computed"
-    )
-    return (
-        replace(
-            data,
-            source=replace(data.source, trunk=found["source"]),
-            target=replace(data.target, trunk=found["target"]),
-        ),
-        cache.hits,
-    )
-
-
-def state_hash(net: AdaptNet) -> str:
-    """Return the SHA-256 of every tensor of a model, names included."""
-    digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

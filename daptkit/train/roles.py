@@ -9,6 +9,7 @@ from torch import Tensor
 
 from daptkit.errors import PluginError
 from daptkit.method import Method, TaskInfo
+from daptkit.train.guard import plugin_guard
 
 
 class Roles:
@@ -37,17 +38,24 @@ class Roles:
         """Return the weights in force, (K,) on the CPU, mean 1 under the source prior.
 
         Ones when nobody owns the role or the owner returns ``None``.
+
+        Raises:
+            PluginError: the owner raises, or returns something else than K numbers of at least 0.
         """
         weights = self._ask("class_weights")
         if weights is None:
             return torch.ones(self._task.num_classes)
         mass = (self._task.source_prior.cpu().double() * weights).sum()
         if mass <= 0:
-            raise self._fault("class_weights", "leaves no class with a positive weight")
+            raise self._fault("class_weights", "leaves no class of the source a positive weight")
         return (weights / mass).float()
 
     def target_prior(self) -> Tensor | None:
-        """Return the target prior, (K,) on the CPU summing to 1, or ``None``."""
+        """Return the target prior, (K,) on the CPU summing to 1, or ``None``.
+
+        Raises:
+            PluginError: the owner raises, or returns something else than K numbers of at least 0.
+        """
         prior = self._ask("target_prior")
         if prior is None:
             return None
@@ -58,10 +66,13 @@ class Roles:
     def _ask(self, role: str) -> Tensor | None:
         if role not in self._owners:
             return None
-        method = self._methods[self._owners[role]]
-        value = method.class_weights() if role == "class_weights" else method.target_prior()
+        name = self._owners[role]
+        with plugin_guard(name, self._packages[name], f"{role}()"):
+            value = getattr(self._methods[name], role)()
         if value is None:
             return None
+        if not isinstance(value, Tensor):
+            raise self._fault(role, f"is {type(value).__name__}, not a tensor")
         value = value.detach().cpu().double()
         if value.shape != (self._task.num_classes,):
             raise self._fault(role, f"has shape {tuple(value.shape)}, not one value a class")

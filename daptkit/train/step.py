@@ -107,7 +107,7 @@ class Step(nn.Module):
         for name in self.methods:
 
             def log(key: str, value: Tensor, prefix: str = name) -> None:
-                logs[f"{prefix}/{key}"] = value.detach().float()
+                logs[f"{prefix}/{key}"] = value.detach().float().reshape(())
 
             context = StepContext(
                 progress=progress,
@@ -136,6 +136,11 @@ class Step(nn.Module):
             if not isinstance(value, Tensor) or value.dim() != 0:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise PluginError(f"{owner}: loss '{key}' must be a scalar tensor, not {shape}.")
+            if value.device != source.logits.device:
+                raise PluginError(
+                    f"{owner}: loss '{key}' is on {value.device}, the model on"
+                    f" {source.logits.device}; make new tensors on the device of the inputs."
+                )
         return list(returned.items())
 
 

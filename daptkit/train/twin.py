@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 import daptkit
-from daptkit.config import AdaptConfig
 from daptkit.errors import DaptkitError
 from daptkit.model import AdaptNet, default_cache_dir, load_model_folder
-from daptkit.run import RunFolder, atomic_write, replace_folder
-from daptkit.train.device import Precision
+from daptkit.model.network import state_fingerprint
+from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.train.crossfit import HeldOut
+from daptkit.train.inference import SplitPasses
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
 from daptkit.train.plugins import plugin_backbones
-from daptkit.train.prepare import Prepared, state_hash
 
 # Options that change neither the weights of a source-only model nor the order of its training.
 _IRRELEVANT = frozenset(
@@ -40,14 +43,23 @@ _IRRELEVANT = frozenset(
         "skip_unreadable",
     }
 )
+_METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Twin:
-    """A trained source-only model, and whether an earlier run had trained it."""
+    """A trained source-only model.
+
+    Args:
+        net: the model.
+        fit: what training left behind.
+        held_out: held-out logits, where an earlier run stored them.
+        cached: whether an earlier run trained it.
+    """
 
     net: AdaptNet
     fit: FitResult
+    held_out: HeldOut | None
     cached: bool
 
 
@@ -58,66 +70,98 @@ def obtain_twin(folder: RunFolder, maker: JobMaker) -> Twin:
         folder: where metrics and checkpoints go if it has to be trained.
         maker: makes the job; its methods play no part.
     """
-    prepared, device = maker.prepared, maker.precision.device
-    cached = _place(maker)
-    net = _load(cached, device)
-    if net is not None:
+    prepared = maker.prepared
+    stored = _load(_place(maker), maker)
+    if stored is not None:
         maker.reporter.line("source-only twin: reused from an earlier run")
-        atomic_write(folder.metrics, (cached / "metrics.jsonl").read_bytes())
-        ones = torch.ones(len(prepared.classes))
-        return Twin(net, FitResult(ones, None, {}, (), 0, 0.0), cached=True)
+        net = stored.net.to(maker.precision.device)
+        atomic_write(folder.metrics, stored.metrics)
+        passes = SplitPasses(net, prepared.data, maker.precision)
+        fit = FitResult(class_weights=torch.ones(len(prepared.classes)), passes=passes)
+        return Twin(net=net, fit=fit, held_out=stored.held_out, cached=True)
     job = replace(maker, methods=()).make(prepared.data, folder)
-    return Twin(job.net, Trainer(job).run(), cached=False)
+    return Twin(net=job.net, fit=Trainer(job).run(), held_out=None, cached=False)
 
 
-def keep_twin(folder: RunFolder, maker: JobMaker) -> None:
-    """Copy a delivered source-only model to the cache; no path, id or prediction goes with it."""
+def keep_twin(folder: RunFolder, maker: JobMaker, held_out: HeldOut) -> None:
+    """Copy a delivered source-only model to the cache; no path, id or prediction goes with it.
+
+    Several runs may do so at once: the first entry stays, and they are all the same. A cache that
+    cannot be written costs the next run its time and this run a line, nothing else.
+    """
     final = _place(maker)
-    if final.exists():
-        return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".new-", dir=final.parent))
-    shutil.copytree(folder.model, made / "model")
-    shutil.copyfile(folder.metrics, made / "metrics.jsonl")
-    replace_folder(made, final)
+    made = final.with_name(f".new-{uuid.uuid4().hex}")
+    try:
+        made.mkdir(parents=True)
+        shutil.copytree(folder.model, made / "model")
+        files = {
+            _METRICS: folder.metrics.read_bytes(),
+            _HELD_OUT: save({"logits": held_out.logits, "labels": held_out.labels}),
+        }
+        for name, content in files.items():
+            atomic_write(made / name, content)
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        write_json(made / _CHECKSUMS, {"files": sums, "folds": held_out.folds})
+        if not final.exists():
+            made.rename(final)
+    except (OSError, DaptkitError) as error:
+        if not final.exists():
+            maker.reporter.line(f"the source-only twin was not kept for further runs: {error}")
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    net: AdaptNet
+    metrics: bytes
+    held_out: HeldOut
+
+
+def _load(entry: Path, maker: JobMaker) -> _Stored | None:
+    """Read a cache entry; a damaged one is told of, removed and counts as none."""
+    try:
+        if not entry.exists():
+            return None
+        net = load_model_folder(entry / "model", factories=plugin_backbones()).net
+        meta = json.loads((entry / _CHECKSUMS).read_text())
+        metrics, arrays = (_checked(entry / n, meta["files"][n]) for n in (_METRICS, _HELD_OUT))
+        found = load(arrays)
+        held_out = HeldOut(found["logits"], found["labels"], int(meta["folds"]))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, DaptkitError):
+        maker.reporter.line("source-only twin: the cached one is damaged and is trained again")
+        shutil.rmtree(entry, ignore_errors=True)
+        return None
+    return _Stored(net, metrics, held_out)
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{path.name} was altered")
+    return content
 
 
 def _place(maker: JobMaker) -> Path:
-    key = _key(maker.prepared, maker.config, maker.precision)
-    return default_cache_dir() / "twins" / key
+    return default_cache_dir() / "twins" / _key(maker)
 
 
-def _load(cached: Path, device: torch.device) -> AdaptNet | None:
-    if not (cached / "metrics.jsonl").exists():
-        return None
-    try:
-        return load_model_folder(cached / "model", factories=plugin_backbones()).net.to(device)
-    except DaptkitError:
-        # A damaged entry is replaced by what this run trains.
-        shutil.rmtree(cached)
-        return None
-
-
-def _key(prepared: Prepared, config: AdaptConfig, precision: Precision) -> str:
-    options = {
-        name: value for name, value in sorted(vars(config).items()) if name not in _IRRELEVANT
-    }
+def _key(maker: JobMaker) -> str:
+    """Return the hash of everything that a source-only model and its metrics depend on."""
+    prepared, data = maker.prepared, maker.prepared.data
+    rows = (data.train_rows, data.val_rows, data.target_rows)
     identity = {
-        "daptkit": daptkit.__version__,
-        "torch": torch.__version__,
-        "device": precision.device.type,
+        "versions": [daptkit.__version__, torch.__version__, timm.__version__],
+        "device": maker.precision.device.type,
         "data": prepared.fingerprints,
         "conversion": prepared.conversion.to_json(),
         "augmentation": prepared.augmentation,
-        "rows": [
-            hashlib.sha256(rows.tobytes()).hexdigest()
-            for rows in (
-                prepared.data.train_rows,
-                prepared.data.val_rows,
-                prepared.data.target_rows,
-            )
-        ],
-        "initial": state_hash(prepared.network.make(torch.device("cpu"))),
-        "options": options,
+        "rows": [hashlib.sha256(part.tobytes()).hexdigest() for part in rows],
+        "initial": state_fingerprint(prepared.network.template),
+        "options": {
+            name: value
+            for name, value in sorted(vars(maker.config).items())
+            if name not in _IRRELEVANT
+        },
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

@@ -15,27 +15,27 @@ class Window:
     """Sums of losses and logged values since the last log step, on the device."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    count: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add the named scalars of one step."""
+        """Add the named scalars of one step; a name may be missing at some steps."""
         for name, value in values.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """Return the means and start again; this reads the device."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        """Return the means over the steps that had a value, and start again; reads the device."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint stores."""
-        return {"sums": dict(self.sums), "count": self.count}
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Window:
         """Rebuild a window from a checkpoint."""
         sums = {name: value.to(device) for name, value in state["sums"].items()}
-        return cls(sums, int(state["count"]))
+        return cls(sums, dict(state["counts"]))

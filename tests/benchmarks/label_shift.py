@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,18 +44,21 @@ class World:
         self.direction = self.rng.normal(size=DIMS)
         self.direction /= np.linalg.norm(self.direction)
 
-    def draw(self, prior: FloatArray, offset: float = 0.0) -> tuple[FloatArray, npt.NDArray]:
-        """Return logits (n, K) and labels; ``offset`` moves every image along one direction."""
+    def draw(
+        self, prior: FloatArray, offset: float = 0.0
+    ) -> tuple[FloatArray, npt.NDArray[np.int64], FloatArray]:
+        """Return logits (n, K), labels (n,) and features (n, D), moved by ``offset``."""
         y = self.rng.choice(len(PRIOR), self.n, p=prior)
         x = self.means[y] + self.rng.normal(size=(self.n, DIMS)) + offset * self.direction
         squares = ((x[:, None] - self.means) ** 2).sum(-1)
-        return 2.0 * (np.log(PRIOR) - 0.5 * squares) + self.bias, y
+        return 2.0 * (np.log(PRIOR) - 0.5 * squares) + self.bias, y, x
 
 
-def estimate(world: World, offset: float, **options: object) -> PriorEstimate:
-    source, labels = world.draw(PRIOR)
-    target, _ = world.draw(world.target_prior, offset)
-    return estimate_prior(source, labels, target, source_prior=PRIOR, **options)  # type: ignore[arg-type]
+def estimate(world: World, offset: float, **options: Any) -> PriorEstimate:
+    source, labels, x = world.draw(PRIOR)
+    target, _, t = world.draw(world.target_prior, offset)
+    options = {"source_prior": PRIOR, "source_features": x, "target_features": t, **options}
+    return estimate_prior(source, labels, target, **options)
 
 
 def error_table(seeds: int) -> None:
@@ -94,8 +98,8 @@ def coverage_table(seeds: int, replicates: int) -> None:
 
 def fixed_interval(world: World, replicates: int, both: bool) -> tuple[FloatArray, FloatArray]:
     """Return EM's interval without refitting the calibration in each replicate."""
-    source, labels = world.draw(PRIOR)
-    target, _ = world.draw(world.target_prior)
+    source, labels, _ = world.draw(PRIOR)
+    target, *_ = world.draw(world.target_prior)
     calibration = fit_calibration(source, labels)
     posterior = np.exp(calibration.log_posterior(source))
     log_target = calibration.log_posterior(target)

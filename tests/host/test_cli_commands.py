@@ -14,6 +14,7 @@ from daptkit.cli.main import run
 from daptkit.config import AdaptConfig
 from daptkit.errors import DataError, Terminated
 
+INFERENCE = {"domain": "target", "device": "auto", "workers": None, "skip_unreadable": 0}
 SITES = ["--source", "a", "--target", "b", "--out", "o"]
 
 
@@ -192,7 +193,7 @@ def test_predict(recipes, capsys):
     assert run(["predict", "r", "--images", "i", "--out", "p.csv", "--skip-unreadable", "2"]) == 0
     assert capsys.readouterr().out == "predictions.csv\n"
     (call,) = recipes.calls
-    assert call == (("r", "i"), {"out": "p.csv", "domain": "target", "skip_unreadable": 2})
+    assert call == (("r", "i"), {"out": "p.csv", **INFERENCE, "skip_unreadable": 2})
 
 
 def test_evaluate_prints_values_with_intervals(recipes, capsys):
@@ -205,7 +206,7 @@ def test_evaluate_prints_values_with_intervals(recipes, capsys):
     ]
     ((args, kwargs),) = recipes.calls
     assert args == ("r", "d")
-    assert kwargs == {"split": None, "domain": "target", "n_bootstrap": 50}
+    assert kwargs == {"split": None, "n_bootstrap": 50, **INFERENCE}
 
 
 def test_evaluate_json_and_file(recipes, capsys, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from daptkit.method import DomainBatch, Method, TaskInfo
 from daptkit.plugin import NEEDS, ROLES, SHIFTS, TRAINS, build_options
+from daptkit.shift import fit_rule
 from daptkit_bbse.method import BBSE
 from daptkit_bbse.plugin import BBSEOptions, daptkit_methods
 
@@ -36,6 +37,7 @@ class FakeContext:
         strength: float = 1.0,
     ) -> None:
         self.n_val, self.finetune, self.offset, self.strength = n_val, finetune, offset, strength
+        self.n_target = 1500
         self.method, self.epoch, self.done = method, 0, 0.0
         self.notes: list[str] = []
         self.logged: dict[str, float] = {}
@@ -61,7 +63,7 @@ class FakeContext:
 
     def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
         self.asked.append(split)
-        n = {"source_val": self.n_val, "source_train": 300, "target": 1500}[split]
+        n = {"source_val": self.n_val, "source_train": 300, "target": self.n_target}[split]
         rng = np.random.default_rng({"source_val": 1, "source_train": 2, "target": 3}[split])
         y = rng.choice(3, n, p=Q if split == "target" else P)
         x = self.strength * MEANS[y] + rng.normal(size=(n, 2))
@@ -127,7 +129,12 @@ def test_label_shift_is_recovered_with_training_under_its_own_weights(estimator)
     assert method.class_weights().numpy() == pytest.approx(Q / P, abs=0.25)
     assert float(method.class_weights().numpy() @ P) == pytest.approx(1.0, abs=1e-4)
     assert not ctx.notes
-    assert set(ctx.logged) == {"bbse/trusted", "bbse/ess", "bbse/agreement"}
+    assert set(ctx.logged) == {
+        "bbse/trusted",
+        "bbse/ess",
+        "bbse/agreement",
+        "bbse/feature_gap",
+    }
 
 
 def test_weights_wait_for_the_warm_up_and_move_by_the_average():
@@ -169,6 +176,32 @@ def test_abstains_and_says_why():
     assert report["trusted"] is False
     assert report["prior"] is None
     assert report["reasons"]
+
+
+def test_abstention_after_weighted_epochs_leaves_predictions_to_the_sources_prior():
+    """The weights must stay known to the host, which takes them back at prediction."""
+    method = make(shrink=0.0)
+    ctx = FakeContext(method, n_val=3000)
+    for epoch in range(9):
+        ctx.epoch, ctx.done = epoch, (epoch + 1) / 10
+        method.on_epoch_end(ctx)
+    trained_under = method.class_weights().clone()
+    assert trained_under.numpy() == pytest.approx(Q / P, abs=0.25)
+    validation = ctx.predict("source_val")
+    ctx.n_target = 20  # too few to trust
+    method.on_fit_end(ctx)
+    assert method.target_prior() is None
+    assert torch.equal(method.class_weights(), trained_under)
+    assert "keep the source's prior" in ctx.notes[-1]
+    rare = validation.labels == 2
+    few = torch.cat([torch.nonzero(~rare)[:, 0], torch.nonzero(rare)[:24, 0]])  # no bias is fitted
+    rule = fit_rule(
+        validation.logits[few], validation.labels[few], method.class_weights(), None, "map", "abc"
+    )
+    x = validation.features.double().numpy()
+    exact = np.exp(np.log(P) - 0.5 * ((x[:, None] - MEANS) ** 2).sum(-1))
+    exact /= exact.sum(1, keepdims=True)
+    assert np.abs(rule.posterior(validation.logits) - exact).mean() < 0.03
 
 
 def test_abstention_can_be_switched_off():

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from daptkit.errors import UsageError
-from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
+from daptkit.method import DomainBatch
 from daptkit.plugin import build_options
+from daptkit.testing import (
+    assert_global_batch,
+    gap_of_means,
+    imports_torch,
+    make_batch,
+    make_step,
+    make_task,
+)
 from daptkit_coral.coral import CORAL, coral_loss, mean_loss
 from daptkit_coral.plugin import CORALOptions, daptkit_methods
 
-BatchMaker = Callable[..., DomainBatch]
-StepMaker = Callable[..., StepContext]
-
 
 @pytest.fixture
-def method(task: TaskInfo) -> CORAL:
-    return CORAL(CORALOptions(weight=30.0, mean_weight=2.0, ramp=False), task)
+def method() -> CORAL:
+    return CORAL(CORALOptions(weight=30.0, mean_weight=2.0, ramp=False), make_task())
 
 
 def moments(x: list[list[float]], w: list[float]) -> tuple[list[float], list[list[float]]]:
@@ -49,9 +51,7 @@ def loop_losses(source: DomainBatch, target: DomainBatch) -> tuple[float, float]
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 3), (30, 20)])  # inner products, covariances
-def test_losses_are_the_loop(
-    method: CORAL, make_batch: BatchMaker, make_step: StepMaker, n: int, m: int
-) -> None:
+def test_losses_are_the_loop(method: CORAL, n: int, m: int) -> None:
     source = make_batch(n, 1, weights=torch.linspace(0.2, 2.0, n))
     target = make_batch(m, 2, shift=1.0, weights=torch.linspace(1.5, 0.5, m))
     covariance, mean = loop_losses(source, target)
@@ -62,25 +62,23 @@ def test_losses_are_the_loop(
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.2, 1.0])
-def test_ramp(
-    task: TaskInfo, make_batch: BatchMaker, make_step: StepMaker, progress: float
-) -> None:
+def test_ramp(progress: float) -> None:
     source, target = make_batch(8, 3), make_batch(6, 4, shift=1.0)
-    constant = CORAL(CORALOptions(ramp=False), task).losses(source, target, make_step(progress))
-    ramped = CORAL(CORALOptions(), task).losses(source, target, make_step(progress))
+    constant = CORAL(CORALOptions(ramp=False), make_task()).losses(
+        source, target, make_step(progress)
+    )
+    ramped = CORAL(CORALOptions(), make_task()).losses(source, target, make_step(progress))
     factor = 2 / (1 + math.exp(-10 * progress)) - 1
     for name in ("covariance", "mean"):
         assert constant[name].item() > 0
         assert ramped[name].item() == pytest.approx(factor * constant[name].item(), rel=1e-5)
 
 
-def test_a_term_of_weight_zero_is_left_out(
-    task: TaskInfo, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_a_term_of_weight_zero_is_left_out() -> None:
     source, target = make_batch(8, 5), make_batch(6, 6)
-    published = CORAL(CORALOptions(mean_weight=0.0), task)
+    published = CORAL(CORALOptions(mean_weight=0.0), make_task())
     assert set(published.losses(source, target, make_step())) == {"covariance"}
-    nothing = CORAL(CORALOptions(weight=0.0, mean_weight=0.0), task)
+    nothing = CORAL(CORALOptions(weight=0.0, mean_weight=0.0), make_task())
     assert nothing.losses(source, target, make_step()) == {}
 
 
@@ -101,9 +99,7 @@ def test_gradient(n: int) -> None:
     assert torch.autograd.gradcheck(lambda a, b: mean_loss(a, b, w), inputs)
 
 
-def test_loss_depends_on_the_target(
-    method: CORAL, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_loss_depends_on_the_target(method: CORAL) -> None:
     source = make_batch(8, 7)
     for name in ("covariance", "mean"):
         values = {
@@ -113,9 +109,7 @@ def test_loss_depends_on_the_target(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_close(
-    method: CORAL, make_batch: BatchMaker, make_step: StepMaker, dtype: torch.dtype
-) -> None:
+def test_half_precision_is_close(method: CORAL, dtype: torch.dtype) -> None:
     full = method.losses(make_batch(9, 10), make_batch(7, 11, shift=0.5), make_step())
     half = make_batch(9, 10, dtype=dtype), make_batch(7, 11, shift=0.5, dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -128,9 +122,7 @@ def test_half_precision_is_close(
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 6), (6, 1)])
-def test_batch_of_one(
-    method: CORAL, make_batch: BatchMaker, make_step: StepMaker, n: int, m: int
-) -> None:
+def test_batch_of_one(method: CORAL, n: int, m: int) -> None:
     source, target = make_batch(n, 12), make_batch(m, 13)
     losses = method.losses(source, target, make_step())
     assert losses["covariance"].item() == 0.0
@@ -138,9 +130,7 @@ def test_batch_of_one(
     assert all(g.isfinite().all() for g in grads)
 
 
-def test_constant_features_are_finite(
-    method: CORAL, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_constant_features_are_finite(method: CORAL) -> None:
     source, target = make_batch(5, 14), make_batch(4, 15)
     source.features.data.fill_(7.7)
     target.features.data.fill_(7.7)
@@ -150,16 +140,12 @@ def test_constant_features_are_finite(
     assert all(g.isfinite().all() for g in grads)
 
 
-def test_two_processes_find_the_loss_of_the_whole_batch(
-    method: CORAL, check_gather: Callable[[Method], None]
-) -> None:
-    check_gather(method)
+def test_two_processes_find_the_loss_of_the_whole_batch(method: CORAL) -> None:
+    assert_global_batch(method)
 
 
-def test_following_the_loss_closes_a_gap_of_means(
-    method: CORAL, mean_gap: Callable[[Method], tuple[float, float]]
-) -> None:
-    before, after = mean_gap(method)
+def test_following_the_loss_closes_a_gap_of_means(method: CORAL) -> None:
+    before, after = gap_of_means(method)
     assert after < 0.01 * before
 
 
@@ -177,7 +163,7 @@ def test_following_the_loss_closes_a_gap_of_covariances() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_against_pytorch_adapt(make_batch: BatchMaker) -> None:
+def test_against_pytorch_adapt() -> None:
     layers = pytest.importorskip("pytorch_adapt.layers")
     source, target = make_batch(9, 16).features, make_batch(7, 17).features
     torch.testing.assert_close(coral_loss(source, target), layers.CORALLoss()(source, target))
@@ -193,5 +179,4 @@ def test_specification_and_bounds() -> None:
 
 
 def test_torch_free_half_imports_no_torch() -> None:
-    code = "import sys, daptkit_coral.plugin; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert not imports_torch("daptkit_coral.plugin")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
+from daptkit.method import DomainBatch
+from daptkit.testing import assert_global_batch, gap_of_means, make_batch, make_step, make_task
 from daptkit_dann.cdan import CDAN, entropy_weights
 from daptkit_dann.plugin import CDANOptions
 
-BatchMaker = Callable[..., DomainBatch]
-StepMaker = Callable[..., StepContext]
-
 
 @pytest.fixture(params=["outer", "random"])
-def method(request: pytest.FixtureRequest, task: TaskInfo) -> CDAN:
+def method(request: pytest.FixtureRequest) -> CDAN:
     torch.manual_seed(0)
     limit = 4096 if request.param == "outer" else 10
-    return CDAN(CDANOptions(hidden=16, random_dim=32, outer_limit=limit), task)
+    return CDAN(CDANOptions(hidden=16, random_dim=32, outer_limit=limit), make_task())
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -57,7 +54,7 @@ def loop_loss(method: CDAN, source: DomainBatch, target: DomainBatch) -> float:
     return total
 
 
-def test_loss_is_the_loop(method: CDAN, make_batch: BatchMaker, make_step: StepMaker) -> None:
+def test_loss_is_the_loop(method: CDAN) -> None:
     source = make_batch(5, 1, weights=torch.tensor([0.3, 2.0, 1.0, 0.0, 1.5]))
     target = make_batch(3, 2, shift=1.0)
     losses = method.losses(source, target, make_step())
@@ -72,17 +69,13 @@ def test_entropy_weights_favour_confident_rows() -> None:
     assert not found.requires_grad
 
 
-def test_without_entropy_weights_are_those_of_the_batch(
-    task: TaskInfo, make_batch: BatchMaker
-) -> None:
-    method = CDAN(CDANOptions(hidden=16, entropy=False), task)
+def test_without_entropy_weights_are_those_of_the_batch() -> None:
+    method = CDAN(CDANOptions(hidden=16, entropy=False), make_task())
     batch = make_batch(3, 3, weights=torch.tensor([1.0, 2.0, 0.5]))
     assert torch.equal(method.image_weights(batch), batch.weights)
 
 
-def test_gradient_reaches_features_reversed_and_not_logits(
-    method: CDAN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_gradient_reaches_features_reversed_and_not_logits(method: CDAN) -> None:
     source, target = make_batch(5, 4), make_batch(4, 5, shift=1.0)
     loss = method.losses(source, target, make_step(0.3))["domain"]
     reversed_, logit_grad = torch.autograd.grad(
@@ -97,30 +90,28 @@ def test_gradient_reaches_features_reversed_and_not_logits(
     assert (moved - loss).item() == pytest.approx(step * reversed_.norm().item() / factor, rel=0.1)
 
 
-def test_condition_distinguishes_classes(
-    method: CDAN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_condition_distinguishes_classes(method: CDAN) -> None:
     source, target = make_batch(5, 6), make_batch(5, 6)
     same = method.losses(source, target, make_step())["domain"].item()
     target.logits.data = target.logits.data[:, [1, 2, 0]]
     assert method.losses(source, target, make_step())["domain"].item() != pytest.approx(same)
 
 
-def test_size_of_the_map_follows_the_limit(task: TaskInfo) -> None:
-    exact = CDAN(CDANOptions(hidden=4, outer_limit=18), task)
+def test_size_of_the_map_follows_the_limit() -> None:
+    exact = CDAN(CDANOptions(hidden=4, outer_limit=18), make_task())
     assert exact.discriminator.first.in_features == 18
     assert not list(exact.buffers())
-    random = CDAN(CDANOptions(hidden=4, outer_limit=17, random_dim=20), task)
+    random = CDAN(CDANOptions(hidden=4, outer_limit=17, random_dim=20), make_task())
     assert random.discriminator.first.in_features == 20
     assert {name for name, _ in random.named_buffers()} == {"feature_matrix", "class_matrix"}
     assert {"feature_matrix", "class_matrix"} <= set(random.state_dict())
 
 
-def test_random_map_follows_the_seed(task: TaskInfo) -> None:
+def test_random_map_follows_the_seed() -> None:
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(CDAN(CDANOptions(hidden=4, outer_limit=0), task).state_dict())
+        drawn.append(CDAN(CDANOptions(hidden=4, outer_limit=0), make_task()).state_dict())
     assert torch.equal(drawn[0]["feature_matrix"], drawn[1]["feature_matrix"])
     assert not torch.equal(drawn[0]["feature_matrix"], drawn[2]["feature_matrix"])
 
@@ -128,7 +119,7 @@ def test_random_map_follows_the_seed(task: TaskInfo) -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (6, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unequal_and_single_batches_in_both_precisions(
-    method: CDAN, make_batch: BatchMaker, make_step: StepMaker, n: int, m: int, dtype: torch.dtype
+    method: CDAN, n: int, m: int, dtype: torch.dtype
 ) -> None:
     source, target = make_batch(n, 7, dtype=dtype), make_batch(m, 8, dtype=dtype)
     full = method.losses(make_batch(n, 7), make_batch(m, 8), make_step())["domain"].item()
@@ -138,9 +129,7 @@ def test_unequal_and_single_batches_in_both_precisions(
     assert all(g.isfinite().all() and g.any() for g in grads)
 
 
-def test_saturated_logits_and_zero_weights_are_finite(
-    method: CDAN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_saturated_logits_and_zero_weights_are_finite(method: CDAN) -> None:
     source, target = make_batch(4, 9, weights=torch.zeros(4)), make_batch(4, 10)
     target.logits.data *= 1e4
     loss = method.losses(source, target, make_step())["domain"]
@@ -149,14 +138,10 @@ def test_saturated_logits_and_zero_weights_are_finite(
     assert all(g.isfinite().all() for g in grads)
 
 
-def test_two_processes_find_the_loss_of_the_whole_batch(
-    method: CDAN, check_gather: Callable[[Method], None]
-) -> None:
-    check_gather(method)
+def test_two_processes_find_the_loss_of_the_whole_batch(method: CDAN) -> None:
+    assert_global_batch(method)
 
 
-def test_following_the_loss_closes_a_gap_of_means(
-    method: CDAN, mean_gap: Callable[[Method], tuple[float, float]]
-) -> None:
-    before, after = mean_gap(method)
+def test_following_the_loss_closes_a_gap_of_means(method: CDAN) -> None:
+    before, after = gap_of_means(method)
     assert after < 0.5 * before

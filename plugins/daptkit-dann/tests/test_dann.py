@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from daptkit.errors import UsageError
-from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
+from daptkit.method import DomainBatch
 from daptkit.plugin import build_options
+from daptkit.testing import (
+    assert_global_batch,
+    gap_of_means,
+    imports_torch,
+    make_batch,
+    make_step,
+    make_task,
+)
 from daptkit_dann.dann import DANN
 from daptkit_dann.plugin import DANNOptions, daptkit_methods
 
-BatchMaker = Callable[..., DomainBatch]
-StepMaker = Callable[..., StepContext]
-
 
 @pytest.fixture
-def method(task: TaskInfo) -> DANN:
+def method() -> DANN:
     torch.manual_seed(0)
-    return DANN(DANNOptions(hidden=16), task)
+    return DANN(DANNOptions(hidden=16), make_task())
 
 
 def loop_loss(method: DANN, source: DomainBatch, target: DomainBatch) -> float:
@@ -36,7 +38,7 @@ def loop_loss(method: DANN, source: DomainBatch, target: DomainBatch) -> float:
     return total
 
 
-def test_loss_is_the_loop(method: DANN, make_batch: BatchMaker, make_step: StepMaker) -> None:
+def test_loss_is_the_loop(method: DANN) -> None:
     weights = torch.tensor([0.3, 2.0, 1.0, 0.0, 1.5])
     source, target = make_batch(5, 1, weights=weights), make_batch(3, 2, shift=1.0)
     losses = method.losses(source, target, make_step())
@@ -46,9 +48,9 @@ def test_loss_is_the_loop(method: DANN, make_batch: BatchMaker, make_step: StepM
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 1.0), (0.1, 1.0), (0.7, 0.3), (1.0, 2.0)])
 def test_feature_gradient_is_minus_lambda_times_the_discriminators(
-    task: TaskInfo, make_batch: BatchMaker, make_step: StepMaker, progress: float, weight: float
+    progress: float, weight: float
 ) -> None:
-    method = DANN(DANNOptions(hidden=16, weight=weight), task)
+    method = DANN(DANNOptions(hidden=16, weight=weight), make_task())
     source, target = make_batch(5, 3), make_batch(4, 4, shift=1.0)
     features = [source.features, target.features]
     parameters = list(method.parameters())
@@ -69,9 +71,7 @@ def test_feature_gradient_is_minus_lambda_times_the_discriminators(
     torch.testing.assert_close(found[2:], plain[2:])  # the discriminator learns at full rate
 
 
-def test_integer_weights_are_repeated_rows(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_integer_weights_are_repeated_rows(method: DANN) -> None:
     source, target = make_batch(4, 5), make_batch(3, 6)
     rows = torch.tensor([0, 0, 2, 3, 3, 3])  # weights 2, 0, 1, 3
     repeated = make_batch(6, 5)
@@ -81,9 +81,7 @@ def test_integer_weights_are_repeated_rows(
     torch.testing.assert_close(method.losses(weighted, target, make_step())["domain"], expected)
 
 
-def test_loss_depends_on_the_target_and_its_weights(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_loss_depends_on_the_target_and_its_weights(method: DANN) -> None:
     source = make_batch(5, 7)
     found = {
         method.losses(source, target, make_step())["domain"].item()
@@ -96,9 +94,7 @@ def test_loss_depends_on_the_target_and_its_weights(
     assert len(found) == 3
 
 
-def test_discriminator_accuracy_is_weighted_and_balanced(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_discriminator_accuracy_is_weighted_and_balanced(method: DANN) -> None:
     logged: dict[str, torch.Tensor] = {}
     weights = torch.tensor([4.0, 1.0, 1.0, 0.0])
     source, target = make_batch(4, 10, weights=weights), make_batch(3, 11)
@@ -113,18 +109,14 @@ def test_discriminator_accuracy_is_weighted_and_balanced(
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (6, 2)])
-def test_unequal_and_single_batches(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker, n: int, m: int
-) -> None:
+def test_unequal_and_single_batches(method: DANN, n: int, m: int) -> None:
     source, target = make_batch(n, 12), make_batch(m, 13)
     loss = method.losses(source, target, make_step())["domain"]
     grads = torch.autograd.grad(loss, [source.features, target.features])
     assert all(g.isfinite().all() and g.any() for g in grads)
 
 
-def test_zero_weights_and_constant_features_are_finite(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_zero_weights_and_constant_features_are_finite(method: DANN) -> None:
     source, target = make_batch(4, 14, weights=torch.zeros(4)), make_batch(4, 15)
     source.features.data.fill_(2.0)
     target.features.data.fill_(2.0)
@@ -136,9 +128,7 @@ def test_zero_weights_and_constant_features_are_finite(
 
 
 @pytest.mark.parametrize("autocast", [True, False])
-def test_bfloat16_is_close(
-    method: DANN, make_batch: BatchMaker, make_step: StepMaker, autocast: bool
-) -> None:
+def test_bfloat16_is_close(method: DANN, autocast: bool) -> None:
     half = make_batch(5, 16, dtype=torch.bfloat16), make_batch(5, 17, dtype=torch.bfloat16)
     full = make_batch(5, 16), make_batch(5, 17)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -149,27 +139,23 @@ def test_bfloat16_is_close(
     )
 
 
-def test_two_processes_find_the_loss_of_the_whole_batch(
-    method: DANN, check_gather: Callable[[Method], None]
-) -> None:
-    check_gather(method)
+def test_two_processes_find_the_loss_of_the_whole_batch(method: DANN) -> None:
+    assert_global_batch(method)
 
 
-def test_following_the_loss_closes_a_gap_of_means(
-    method: DANN, mean_gap: Callable[[Method], tuple[float, float]]
-) -> None:
-    before, after = mean_gap(method)
+def test_following_the_loss_closes_a_gap_of_means(method: DANN) -> None:
+    before, after = gap_of_means(method)
     assert after < 0.2 * before
 
 
-def test_discriminator_has_no_batch_statistics(method: DANN, make_batch: BatchMaker) -> None:
+def test_discriminator_has_no_batch_statistics(method: DANN) -> None:
     features = make_batch(6, 18).features
     alone = torch.cat([method.discriminator(row[None]) for row in features])
     torch.testing.assert_close(method.discriminator(features), alone)
 
 
-def test_dropout_and_learning_rate_reach_the_discriminator(task: TaskInfo) -> None:
-    method = DANN(DANNOptions(hidden=16, dropout=0.5, lr_scale=3.0), task)
+def test_dropout_and_learning_rate_reach_the_discriminator() -> None:
+    method = DANN(DANNOptions(hidden=16, dropout=0.5, lr_scale=3.0), make_task())
     x = torch.ones(2, 6)
     assert not torch.equal(method.discriminator(x), method.discriminator(x))
     method.eval()
@@ -189,5 +175,4 @@ def test_specifications_and_bounds() -> None:
 
 
 def test_torch_free_half_imports_no_torch() -> None:
-    code = "import sys, daptkit_dann.plugin; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert not imports_torch("daptkit_dann.plugin")

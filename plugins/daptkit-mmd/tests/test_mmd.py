@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from daptkit.errors import UsageError
-from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
+from daptkit.method import DomainBatch, Method
 from daptkit.plugin import build_options
+from daptkit.testing import (
+    assert_global_batch,
+    gap_of_means,
+    imports_torch,
+    make_batch,
+    make_step,
+    make_task,
+)
 from daptkit_mmd.jmmd import JMMD, jmmd_loss
 from daptkit_mmd.mmd import MMD, mmd_loss
 from daptkit_mmd.plugin import JMMDOptions, MMDOptions, daptkit_methods
 
-BatchMaker = Callable[..., DomainBatch]
-StepMaker = Callable[..., StepContext]
 KEYS = {"mmd": "mmd", "jmmd": "joint_mmd"}
 
 
-def build(name: str, task: TaskInfo, **values: float) -> Method:
+def build(name: str, **values: float) -> Method:
     if name == "mmd":
-        return MMD(MMDOptions(**values), task)  # type: ignore[arg-type]
-    return JMMD(JMMDOptions(**values), task)  # type: ignore[arg-type]
+        return MMD(MMDOptions(**values), make_task())  # type: ignore[arg-type]
+    return JMMD(JMMDOptions(**values), make_task())  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["mmd", "jmmd"])
@@ -34,8 +37,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def method(name: str, task: TaskInfo) -> Method:
-    return build(name, task, ramp=False)
+def method(name: str) -> Method:
+    return build(name, ramp=False)
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -64,9 +67,7 @@ def loop_loss(name: str, source: DomainBatch, target: DomainBatch) -> float:
     return total
 
 
-def test_loss_is_the_loop(
-    name: str, method: Method, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_loss_is_the_loop(name: str, method: Method) -> None:
     source = make_batch(7, 1, weights=torch.tensor([0.3, 2.0, 1.0, 0.0, 1.5, 1.0, 0.7]))
     target = make_batch(4, 2, shift=0.5, weights=torch.tensor([1.0, 2.0, 1.0, 0.5]))
     losses = method.losses(source, target, make_step())
@@ -75,28 +76,23 @@ def test_loss_is_the_loop(
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.2, 1.0])
-def test_weight_and_ramp(
-    name: str, task: TaskInfo, make_batch: BatchMaker, make_step: StepMaker, progress: float
-) -> None:
+def test_weight_and_ramp(name: str, progress: float) -> None:
     source, target = make_batch(6, 3), make_batch(5, 4, shift=1.0)
-    constant = build(name, task, ramp=False).losses(source, target, make_step(progress))
-    ramped = build(name, task, weight=3.0).losses(source, target, make_step(progress))
+    constant = build(name, ramp=False).losses(source, target, make_step(progress))
+    ramped = build(name, weight=3.0).losses(source, target, make_step(progress))
     factor = 3 * (2 / (1 + math.exp(-10 * progress)) - 1)
     key = KEYS[name]
     assert constant[key].item() > 0
     assert ramped[key].item() == pytest.approx(factor * constant[key].item(), rel=1e-5)
 
 
-def test_kernel_options_reach_the_loss(
-    name: str, task: TaskInfo, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_kernel_options_reach_the_loss(name: str) -> None:
     source, target = make_batch(6, 5), make_batch(5, 6, shift=1.0)
     variants: list[dict[str, float]] = [{}, {"k_min": 0}, {"k_max": 3}]
     if name == "jmmd":
         variants.append({"class_bandwidth": 0.1})
     values = {
-        build(name, task, **v).losses(source, target, make_step())[KEYS[name]].item()
-        for v in variants
+        build(name, **v).losses(source, target, make_step())[KEYS[name]].item() for v in variants
     }
     assert len(values) == len(variants)
 
@@ -141,25 +137,21 @@ def test_integer_weights_are_repeated_rows() -> None:
     )
 
 
-def test_joint_loss_sees_swapped_classes_that_features_hide(
-    make_batch: BatchMaker, make_step: StepMaker, task: TaskInfo
-) -> None:
+def test_joint_loss_sees_swapped_classes_that_features_hide() -> None:
     source, target = make_batch(20, 7), make_batch(20, 7)
     target.logits.data = target.logits.data[:, [1, 2, 0]]
     step = make_step()
-    assert build("mmd", task).losses(source, target, step)["mmd"].item() < 1e-5
-    assert build("jmmd", task).losses(source, target, step)["joint_mmd"].item() > 0.01
+    assert build("mmd").losses(source, target, step)["mmd"].item() < 1e-5
+    assert build("jmmd").losses(source, target, step)["joint_mmd"].item() > 0.01
 
 
-def test_constant_logits_make_the_joint_loss_the_plain_one(make_batch: BatchMaker) -> None:
+def test_constant_logits_make_the_joint_loss_the_plain_one() -> None:
     s, t, g = make_batch(6, 8).features, make_batch(5, 9, shift=1.0).features, torch.zeros(6, 3)
     torch.testing.assert_close(jmmd_loss((s, g), (t, g[:5])), mmd_loss(s, t))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_close(
-    name: str, method: Method, make_batch: BatchMaker, make_step: StepMaker, dtype: torch.dtype
-) -> None:
+def test_half_precision_is_close(name: str, method: Method, dtype: torch.dtype) -> None:
     full = method.losses(make_batch(9, 10), make_batch(7, 11, shift=1.0), make_step())
     half = make_batch(9, 10, dtype=dtype), make_batch(7, 11, shift=1.0, dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -171,9 +163,7 @@ def test_half_precision_is_close(
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 6), (6, 1)])
-def test_batch_of_one(
-    name: str, method: Method, make_batch: BatchMaker, make_step: StepMaker, n: int, m: int
-) -> None:
+def test_batch_of_one(name: str, method: Method, n: int, m: int) -> None:
     source, target = make_batch(n, 12), make_batch(m, 13)
     loss = method.losses(source, target, make_step())[KEYS[name]]
     grads = torch.autograd.grad(loss, [source.features, target.features])
@@ -182,9 +172,7 @@ def test_batch_of_one(
 
 
 @pytest.mark.parametrize("value", [0.0, 7.7, 1e4])
-def test_collapsed_features_give_zero(
-    name: str, method: Method, make_batch: BatchMaker, make_step: StepMaker, value: float
-) -> None:
+def test_collapsed_features_give_zero(name: str, method: Method, value: float) -> None:
     source, target = make_batch(5, 14), make_batch(4, 15)
     for batch in (source, target):
         batch.features.data.fill_(value)
@@ -195,9 +183,7 @@ def test_collapsed_features_give_zero(
     assert all(g.isfinite().all() for g in grads)
 
 
-def test_no_source_weight_gives_zero(
-    name: str, method: Method, make_batch: BatchMaker, make_step: StepMaker
-) -> None:
+def test_no_source_weight_gives_zero(name: str, method: Method) -> None:
     source, target = make_batch(5, 16, weights=torch.zeros(5)), make_batch(4, 17)
     loss = method.losses(source, target, make_step())[KEYS[name]]
     (grad,) = torch.autograd.grad(loss, [target.features])
@@ -205,16 +191,12 @@ def test_no_source_weight_gives_zero(
     assert not grad.any()
 
 
-def test_two_processes_find_the_loss_of_the_whole_batch(
-    method: Method, check_gather: Callable[[Method], None]
-) -> None:
-    check_gather(method)
+def test_two_processes_find_the_loss_of_the_whole_batch(method: Method) -> None:
+    assert_global_batch(method)
 
 
-def test_following_the_loss_closes_a_gap_of_means(
-    method: Method, mean_gap: Callable[[Method], tuple[float, float]]
-) -> None:
-    before, after = mean_gap(method)
+def test_following_the_loss_closes_a_gap_of_means(method: Method) -> None:
+    before, after = gap_of_means(method)
     assert after < 0.1 * before
 
 
@@ -231,5 +213,4 @@ def test_specifications_and_bounds() -> None:
 
 
 def test_torch_free_half_imports_no_torch() -> None:
-    code = "import sys, daptkit_mmd.plugin; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert not imports_torch("daptkit_mmd.plugin")

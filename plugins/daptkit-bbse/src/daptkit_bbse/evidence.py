@@ -31,8 +31,10 @@ class ShiftEvidence:
         source_labels: (N,).
         source_weights: (N,) class weights that model was trained under.
         source_groups: (N,) patients.
+        source_features: (N, D) that the logits are made of.
         target_logits: (M, K), by the same model.
         target_groups: (M,) patients.
+        target_features: (M, D).
         kind: ``"held-out"``, ``"cross-fitted"`` or ``"small"``.
     """
 
@@ -40,8 +42,10 @@ class ShiftEvidence:
     source_labels: IntArray
     source_weights: FloatArray
     source_groups: IntArray
+    source_features: FloatArray
     target_logits: FloatArray
     target_groups: IntArray
+    target_features: FloatArray
     kind: str
 
     @property
@@ -60,8 +64,10 @@ def held_out(ctx: FitContext) -> ShiftEvidence:
         source_labels=labels,
         source_weights=_floats(source.weights),
         source_groups=_ints(source.groups),
+        source_features=_floats(source.features),
         target_logits=_floats(target.logits),
         target_groups=_ints(target.groups),
+        target_features=_floats(target.features),
         kind="held-out" if rarest >= SMALL_CLASS else "small",
     )
 
@@ -84,13 +90,16 @@ def cross_fitted(ctx: FitContext) -> ShiftEvidence:
     logits, predict = cross_fitted_logits(
         trunk, labels, groups, folds=FOLDS, seed=ctx.seed, num_classes=ctx.num_classes
     )
+    target_trunk = _trunk(target)
     return ShiftEvidence(
         source_logits=logits,
         source_labels=labels,
         source_weights=np.ones(len(labels)),
         source_groups=groups,
-        target_logits=predict(_trunk(target)),
+        source_features=trunk,
+        target_logits=predict(target_trunk),
         target_groups=_ints(target.groups),
+        target_features=target_trunk,
         kind="cross-fitted",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ WITHOUT_LIMITS = TrustLimits(
     min_condition=-NEVER,
     max_noise_ratio=NEVER,
     max_implied_error=NEVER,
+    max_feature_gap=NEVER,
     max_agreement=NEVER,
     max_spread=NEVER,
     min_ess=0.0,
@@ -30,8 +32,9 @@ WITHOUT_LIMITS = TrustLimits(
 class BBSE(Method):
     """Estimate the target prior q under label shift and act on it.
 
-    Training: class weights w = q / p, p the source training prior, averaged over epochs.
-    Prediction: the host adds log q - log pi once. An estimate that is not trusted changes neither.
+    Training: class weights w = q / p, p the source training prior, averaged over epochs; they move
+    back towards 1 while the estimate is not trusted. Prediction: the host adds log q - log pi once,
+    or, if the final estimate is not trusted, goes back to the source's prior.
 
     Args:
         options: estimator, switches and limits.
@@ -73,6 +76,8 @@ class BBSE(Method):
         ctx.log("bbse/trusted", float(found.trusted))
         ctx.log("bbse/ess", found.ess)
         ctx.log("bbse/agreement", found.agreement)
+        if math.isfinite(found.feature_gap):
+            ctx.log("bbse/feature_gap", found.feature_gap)
         new = torch.as_tensor(found.weights, dtype=self.weights.dtype, device=self.weights.device)
         self.weights.lerp_(new, 1.0 - self.options.ema)
 
@@ -80,15 +85,15 @@ class BBSE(Method):
         """Estimate the prior with its interval; take it over, or abstain and say why."""
         found = self._estimate_prior(ctx, bootstraps=self.options.bootstrap)
         self._estimate = found
+        # The weights stay those that the model was trained under: the host calibrates under them,
+        # and takes them back where no prior of the target is known.
         if found.prior is None:
-            self.weights.fill_(1.0)
             self.prior.fill_(torch.nan)
             ctx.note(
-                "bbse: the target prior is not trusted, so weights are 1 and the prior is left "
-                f"alone: {'; '.join(found.reasons)}."
+                "bbse: the target prior is not trusted, so predictions keep the source's prior: "
+                f"{'; '.join(found.reasons)}."
             )
             return
-        # The weights stay those the model was trained under: calibration must use the same.
         self.prior.copy_(torch.as_tensor(found.prior, dtype=self.prior.dtype))
 
     def report(self) -> dict[str, Any]:
@@ -118,6 +123,8 @@ class BBSE(Method):
             source_weights=evidence.source_weights,
             source_groups=evidence.source_groups,
             target_groups=evidence.target_groups,
+            source_features=evidence.source_features,
+            target_features=evidence.target_features,
             n_source=self.task.n_source,
             method=o.estimator,
             bootstraps=bootstraps,

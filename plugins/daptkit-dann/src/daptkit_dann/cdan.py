@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from daptkit.method import DomainBatch, StepContext, TaskInfo
+from daptkit.method import DomainBatch, TaskInfo
 from daptkit.nn import entropy, multilinear_map, random_multilinear_map
 from daptkit_dann.dann import DANN
-from daptkit_dann.discriminator import adversarial_loss
 from daptkit_dann.plugin import CDANOptions
 
 
@@ -31,9 +30,11 @@ def entropy_weights(logits: Tensor, weights: Tensor) -> Tensor:
 class CDAN(DANN):
     """Learn features whose joint distribution with the predicted class is the same in both domains.
 
-    DANN on T(f, g) = vec(f g'), g = softmax(logits) as a constant, as in the authors' released
-    code; where D * K exceeds ``outer_limit``, on (f R_f) * (g R_g) / sqrt(R) with fixed random
-    matrices. With ``entropy`` images count by 1 + exp(-H(g)).
+    DANN on T(f, g) = vec(f g'), g = softmax(logits); where D * K exceeds ``outer_limit``, on
+    (f R_f) * (g R_g) / sqrt(R) with fixed random matrices. With ``entropy`` images count by
+    1 + exp(-H(g)), normalised within each domain. g is a constant for the gradient in both places,
+    as in the authors' Transfer-Learning-Library; their first release lets the entropy weight pass a
+    reversed gradient, which this leaves out.
 
     Args:
         options: see :class:`daptkit_dann.plugin.CDANOptions`.
@@ -56,7 +57,7 @@ class CDAN(DANN):
         outer = self.task.dims["features"] * self.task.num_classes
         return self.options.random_dim if outer > self.options.outer_limit else outer
 
-    def conditional(self, batch: DomainBatch) -> Tensor:
+    def seen(self, batch: DomainBatch) -> Tensor:
         """Map features (N, D) and class probabilities (N, K) to the discriminator's input."""
         probabilities = torch.softmax(batch.logits.detach().float(), 1)
         if self.feature_matrix is None or self.class_matrix is None:
@@ -70,22 +71,6 @@ class CDAN(DANN):
         if not self.options.entropy:
             return batch.weights
         return entropy_weights(batch.logits, batch.weights)
-
-    def losses(
-        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
-    ) -> dict[str, Tensor]:
-        """Return ``{"domain": loss}``."""
-        assert source is not None, "the specification needs a source"
-        loss = adversarial_loss(
-            self.discriminator,
-            self.conditional(source),
-            self.conditional(target),
-            self.image_weights(source),
-            self.image_weights(target),
-            self.coefficient(ctx),
-            ctx,
-        )
-        return {"domain": loss}
 
 
 __all__ = ["CDAN", "entropy_weights"]

@@ -40,6 +40,14 @@ class DANN(Method):
         """Return the factor of the reversed gradient at this step."""
         return self.options.weight * ramp(ctx.progress, self.options.gamma)
 
+    def seen(self, batch: DomainBatch) -> Tensor:
+        """Return what the discriminator sees of each image, (N, ``discriminator_inputs()``)."""
+        return batch.features
+
+    def image_weights(self, batch: DomainBatch) -> Tensor:
+        """Return the weight of each image in the domain loss, (N,)."""
+        return batch.weights
+
     def losses(
         self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
     ) -> dict[str, Tensor]:
@@ -47,10 +55,10 @@ class DANN(Method):
         assert source is not None, "the specification needs a source"
         loss = adversarial_loss(
             self.discriminator,
-            source.features,
-            target.features,
-            source.weights,
-            target.weights,
+            self.seen(source),
+            self.seen(target),
+            self.image_weights(source),
+            self.image_weights(target),
             self.coefficient(ctx),
             ctx,
         )

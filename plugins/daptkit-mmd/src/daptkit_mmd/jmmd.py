@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from daptkit.method import DomainBatch, Method, StepContext
-from daptkit.nn import joint_mmd2, ramp
+from daptkit.method import DomainBatch, StepContext
+from daptkit.nn import joint_mmd2
+from daptkit_mmd.mmd import MMD
 from daptkit_mmd.plugin import JMMDOptions
 
 
@@ -55,7 +56,7 @@ def _probabilities(logits: Tensor) -> Tensor:
     return torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), 1)
 
 
-class JMMD(Method):
+class JMMD(MMD):
     """Learn features and predictions with the same joint kernel embedding in both domains.
 
     Args:
@@ -64,13 +65,11 @@ class JMMD(Method):
     """
 
     options: JMMDOptions
+    loss_name = "joint_mmd"
 
-    def losses(
-        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
-    ) -> dict[str, Tensor]:
-        """Return ``{"joint_mmd": loss}``."""
-        assert source is not None, "the specification needs a source"
-        loss = jmmd_loss(
+    def discrepancy(self, source: DomainBatch, target: DomainBatch, ctx: StepContext) -> Tensor:
+        """Return the squared joint discrepancy of the gathered batches."""
+        return jmmd_loss(
             (ctx.gather(source.features), ctx.gather(source.logits)),
             (ctx.gather(target.features), ctx.gather(target.logits)),
             ctx.gather(source.weights),
@@ -79,8 +78,6 @@ class JMMD(Method):
             k_max=self.options.k_max,
             class_bandwidth=self.options.class_bandwidth,
         )
-        factor = ramp(ctx.progress) if self.options.ramp else 1.0
-        return {"joint_mmd": self.options.weight * factor * loss}
 
 
 __all__ = ["JMMD", "jmmd_loss"]

@@ -48,13 +48,11 @@ class MMD(Method):
     """
 
     options: MMDOptions
+    loss_name = "mmd"
 
-    def losses(
-        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
-    ) -> dict[str, Tensor]:
-        """Return ``{"mmd": loss}``."""
-        assert source is not None, "the specification needs a source"
-        loss = mmd_loss(
+    def discrepancy(self, source: DomainBatch, target: DomainBatch, ctx: StepContext) -> Tensor:
+        """Return the squared discrepancy of the gathered batches."""
+        return mmd_loss(
             ctx.gather(source.features),
             ctx.gather(target.features),
             ctx.gather(source.weights),
@@ -62,8 +60,16 @@ class MMD(Method):
             k_min=self.options.k_min,
             k_max=self.options.k_max,
         )
+
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        """Return the weighted and ramped discrepancy under ``loss_name``."""
+        assert source is not None, "the specification needs a source"
         factor = ramp(ctx.progress) if self.options.ramp else 1.0
-        return {"mmd": self.options.weight * factor * loss}
+        return {
+            self.loss_name: self.options.weight * factor * self.discrepancy(source, target, ctx)
+        }
 
 
 __all__ = ["MMD", "mmd_loss"]

@@ -1,0 +1,92 @@
+"""What every aligning method should pass, as values to assert on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from torch import Tensor
+
+from daptkit.method import DomainBatch, Method
+from daptkit.testing.made import join_batches, make_batch, make_step
+
+Pair = tuple[DomainBatch, DomainBatch]
+
+
+def assert_global_batch(method: Method) -> None:
+    """Check that two processes with half a batch each find losses and gradients of the whole.
+
+    Source weights differ between the halves, so a method that normalises by its own process's sum
+    fails; so does one that leaves out ``ctx.gather``.
+
+    Args:
+        method: returns losses for the batches of :func:`daptkit.testing.make_batch`.
+
+    Raises:
+        AssertionError: they differ, or there is no loss.
+    """
+    weights = torch.tensor([0.2, 2.0, 1.0, 0.5])
+    mine = make_batch(4, 1, weights=weights), make_batch(3, 2, shift=1.0)
+    other = make_batch(4, 3, weights=3 * weights), make_batch(3, 4, shift=0.5)
+    joined = join_batches(mine[0], other[0]), join_batches(mine[1], other[1])
+    whole = method.losses(*joined, make_step())
+    split = _losses_of_two_processes(method, mine, other)
+    assert whole, "the method returns no loss"
+    assert whole.keys() == split.keys(), "the names of losses depend on the batch"
+    leaves = [batch.features for batch in (*mine, *other)]
+    for name in whole:
+        torch.testing.assert_close(split[name], whole[name])
+        expected = torch.autograd.grad(whole[name], leaves, retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(split[name], leaves), expected)
+
+
+def gap_of_means(method: Method, *, steps: int = 150) -> tuple[float, float]:
+    """Return the squared gap of two domains' means before and after following a method's losses.
+
+    The features themselves move, by Adam; the method's own parameters follow the same losses.
+
+    Args:
+        method: returns losses for the batches of :func:`daptkit.testing.make_batch`.
+        steps: number of updates.
+    """
+    source, target = make_batch(32, 5), make_batch(24, 6, shift=2.0)
+    leaves = [source.features, target.features]
+
+    def gap() -> float:
+        return float((leaves[0].mean(0) - leaves[1].mean(0)).square().sum().detach())
+
+    optimiser = torch.optim.Adam([*leaves, *method.parameters()], lr=0.02)
+    before = gap()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        torch.autograd.backward(list(method.losses(source, target, make_step()).values()))
+        optimiser.step()
+    return before, gap()
+
+
+def imports_torch(module: str) -> bool:
+    """Return whether importing a module, in a process of its own, imports torch.
+
+    Args:
+        module: its dotted name.
+
+    Raises:
+        subprocess.CalledProcessError: the module cannot be imported.
+    """
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.strip() == "True"
+
+
+def _losses_of_two_processes(method: Method, mine: Pair, other: Pair) -> dict[str, Tensor]:
+    """Return the losses of process 0: what it gathers is joined to what process 1 does."""
+    seen: list[Tensor] = []
+
+    def record(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    method.losses(*other, make_step(gather=record))
+    rest = iter(seen)
+    return method.losses(*mine, make_step(gather=lambda x: torch.cat([x, next(rest)])))

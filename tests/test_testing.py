@@ -1,0 +1,89 @@
+"""The kit for plugin authors: what it makes, and that its checks find planted faults."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from daptkit.method import DomainBatch, Method, StepContext
+from daptkit.plugin import NoOptions
+from daptkit.testing import (
+    assert_global_batch,
+    gap_of_means,
+    imports_torch,
+    make_batch,
+    make_step,
+    make_task,
+)
+
+
+class MeanGap(Method):
+    """Squared gap of weighted means over the global batch."""
+
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        assert source is not None
+        means = [
+            (ctx.gather(b.weights) @ ctx.gather(b.features)) / ctx.gather(b.weights).sum()
+            for b in (source, target)
+        ]
+        return {"gap": (means[0] - means[1]).square().sum()}
+
+
+class PerProcessWeights(MeanGap):
+    """Normalises by its own process's sum of weights."""
+
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        assert source is not None
+        means = [
+            ctx.gather((b.weights / b.weights.sum())[:, None] * b.features).sum(0) / 2
+            for b in (source, target)
+        ]
+        return {"gap": (means[0] - means[1]).square().sum()}
+
+
+class Nothing(MeanGap):
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        return {}
+
+
+def make(cls: type[Method]) -> Method:
+    return cls(NoOptions(), make_task())
+
+
+def test_global_batch_check_passes_what_gathers_and_finds_what_does_not() -> None:
+    assert_global_batch(make(MeanGap))
+    with pytest.raises(AssertionError):
+        assert_global_batch(make(PerProcessWeights))
+    with pytest.raises(AssertionError, match="no loss"):
+        assert_global_batch(make(Nothing))
+
+
+def test_gap_of_means_closes_under_a_loss_that_aligns() -> None:
+    before, after = gap_of_means(make(MeanGap))
+    assert after < 0.01 * before
+
+
+def test_batches_are_the_same_numbers_in_every_type() -> None:
+    full, half = make_batch(4, 1, shift=1.0), make_batch(4, 1, shift=1.0, dtype=torch.bfloat16)
+    torch.testing.assert_close(half.features.float(), full.features, rtol=0.01, atol=0.01)
+    assert full.features.shape == (4, 6) and full.logits.shape == (4, 3)
+    assert full.labels is None and full.features.requires_grad
+    wide = make_batch(2, 0, task=make_task(num_classes=5, features=7))
+    assert wide.features.shape == (2, 7) and wide.logits.shape == (2, 5)
+
+
+def test_step_takes_any_field() -> None:
+    step = make_step(0.25, step=7, class_weights=torch.tensor([1.0, 2.0]))
+    assert (step.progress, step.step, step.class_weights.tolist()) == (0.25, 7, [1.0, 2.0])
+
+
+def test_imports_of_torch_are_seen() -> None:
+    assert imports_torch("daptkit.testing")
+    assert not imports_torch("daptkit.plugin")

@@ -1,0 +1,150 @@
+"""Learning rates of every group, schedules, clipping and what a step may not do."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from daptkit.errors import NonFiniteLossError, PluginError
+from daptkit.method import Method
+from daptkit.train.checks import check_scale
+from daptkit.train.loop import Trainer
+from daptkit.train.optim import schedule_factor, set_learning_rate
+from fakes import in_process, make_job, method_of, tiny_config
+
+
+class Critic(Method):
+    """A method with parameters in two groups."""
+
+    def __init__(self, options: Any, task: Any) -> None:
+        super().__init__(options, task)
+        self.slow, self.fast = nn.Linear(16, 4), nn.Linear(4, 1)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [
+            {"params": self.slow.parameters(), "lr_scale": 0.25},
+            {"params": self.fast.parameters()},
+        ]
+
+    def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        return {"x": self.fast(self.slow(target.features)).square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("name", "progress", "factor"),
+    [
+        ("inverse", 0.0, 1.0),
+        ("inverse", 0.5, 6.0**-0.75),
+        ("inverse", 1.0, 11.0**-0.75),
+        ("cosine", 0.0, 1.0),
+        ("cosine", 0.25, 0.5 * (1 + math.sqrt(0.5))),
+        ("cosine", 1.0, 0.0),
+    ],
+)
+def test_schedules(name: str, progress: float, factor: float) -> None:
+    assert schedule_factor(name, progress) == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_every_group_gets_its_own_rate(tmp_path: Path, opt: str) -> None:
+    config = tiny_config(tmp_path, backbone_lr_scale=0.1, lr=0.02, opt=opt)
+    job, _ = make_job(config, in_process(Critic))
+    trainer = Trainer(job)
+    set_learning_rate(trainer.optimizer, 0.02, 0.5)
+    scales = {"head": 1.0, "backbone": 0.1}
+    critic = iter([0.25, 1.0])
+    for group in trainer.optimizer.param_groups:
+        scale = scales.get(group["name"]) or next(critic)
+        assert group["lr"] == pytest.approx(0.02 * 0.5 * scale), group["name"]
+    held = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
+    assert held == {id(p) for p in trainer.module.parameters()}
+
+
+def test_a_rate_of_zero_moves_nothing(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, backbone_lr_scale=0.0, weight_decay=0.0)
+    job, _ = make_job(config, in_process(Critic))
+    before = {name: p.detach().clone() for name, p in job.net.named_parameters()}
+    Trainer(job).run()
+    after = dict(job.net.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {n for n in before if not n.startswith("backbone.")}
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_are_clipped_to_the_given_norm(tmp_path: Path, clip: float | None) -> None:
+    config = tiny_config(tmp_path, clip_grad=clip)
+    job, _ = make_job(config, in_process(Critic))
+    trainer = Trainer(job)
+    norms: list[float] = []
+
+    def spy(*_: Any) -> None:
+        grads = [p.grad for p in trainer.module.parameters()]
+        norms.append(float(torch.stack([g.double().square().sum() for g in grads]).sum().sqrt()))
+
+    trainer.optimizer.register_step_pre_hook(spy)
+    trainer.run()
+    assert len(norms) == 50
+    if clip is None:
+        assert max(norms) > 0.1
+    else:
+        assert max(norms) <= clip * 1.001
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (lambda self: [{"params": self.slow.parameters()}], "left parameters out.*fast.bias"),
+        (lambda self: [{"params": [*self.parameters(), self.fast.bias]}], "is there twice"),
+        (lambda self: [{"params": [nn.Parameter(torch.ones(1))]}], "not its own"),
+        (lambda self: [{"lr": 1.0}], r"failed in param_groups\(\): KeyError"),
+    ],
+)
+def test_faulty_parameter_groups_are_named(tmp_path: Path, groups: Any, words: str) -> None:
+    faulty = type("Faulty", (Critic,), {"param_groups": groups})
+    job, _ = make_job(tiny_config(tmp_path), in_process(faulty))
+    with pytest.raises(PluginError, match=words) as caught:
+        Trainer(job)
+    assert "'fake' (daptkit-fake 1.2)" in str(caught.value)
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    """The root of zero is finite and its slope is not: the loss alone shows nothing."""
+
+    def losses(self: Method, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        scale = 0.0 if ctx.step == 99 else 1.0
+        return {"root": (target.features.square().sum() * scale).sqrt() * 1e-3}
+
+    job, _ = make_job(tiny_config(tmp_path, epochs=3), in_process(method_of(losses)))
+    with pytest.raises(NonFiniteLossError, match=r"not finite: .* was lost before step 100"):
+        Trainer(job).run()
+    again, _ = make_job(tiny_config(tmp_path, epochs=3), in_process(method_of(losses)))
+    assert Trainer(again).step == 50
+
+
+def test_a_backward_pass_that_raises_names_the_methods(tmp_path: Path) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.mean()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            raise RuntimeError("no way back")
+
+    method = method_of(lambda self, source, target, ctx: {"x": Broken.apply(target.features)})
+    job, _ = make_job(tiny_config(tmp_path), in_process(method))
+    with pytest.raises(PluginError, match=r"'fake' \(daptkit-fake 1.2\) failed in the backward"):
+        Trainer(job).run()
+
+
+def test_a_streak_of_overflows_stops_the_run() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    check_scale(scaler, 10)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)
+    with pytest.raises(NonFiniteLossError, match="--amp-dtype bfloat16"):
+        check_scale(scaler, 10)

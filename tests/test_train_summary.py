@@ -1,0 +1,78 @@
+"""The closing summary: its figures by plain loops, and what it says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daptkit.assess.summary import collapse_check, summary_text, validation_score
+
+
+def figures(**values: Any) -> dict[str, Any]:
+    scores = {"accuracy": 0.91234, "balanced_accuracy": float("nan")}
+    distances = {"proxy_a_distance": 1.5, "mmd2": -0.0004, "knn_domain_accuracy": None}
+    return {
+        "method": "dann+bbse",
+        "n_target": 40,
+        "source_validation": {"source-only": scores, "adapted": scores},
+        "divergence": {"source-only": distances, "adapted": distances},
+        "prior": {
+            "source": {"a": 0.75, "b": 0.25},
+            "predicted_twin": {"a": 0.6, "b": 0.4},
+            "predicted": {"a": 0.5, "b": 0.5},
+            "target": None,
+        },
+        "collapse": {"collapsed": False, "never": [], "fractions": {}},
+        "notes": ["bbse: not trusted"],
+        **values,
+    }
+
+
+def test_validation_score_by_loops() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 2], 50)  # class 1 is absent
+    predicted = rng.integers(0, 3, 50)
+    score = validation_score(predicted, labels)
+    right = [int(p) == int(y) for p, y in zip(predicted, labels, strict=True)]
+    assert score.accuracy == pytest.approx(sum(right) / 50)
+    recalls = []
+    for c in (0, 2):
+        hits = [r for r, y in zip(right, labels, strict=True) if y == c]
+        recalls.append(sum(hits) / len(hits))
+    assert score.balanced_accuracy == pytest.approx(sum(recalls) / 2)
+
+
+def test_collapse_check() -> None:
+    spread = collapse_check(np.array([0, 0, 1, 0]), ("a", "b", "c"))
+    assert spread.to_json() == {
+        "fractions": {"a": 0.75, "b": 0.25, "c": 0.0},
+        "never": ["c"],
+        "collapsed": False,
+    }
+    assert collapse_check(np.array([1] * 97 + [0] * 3), ("a", "b")).collapsed
+    assert not collapse_check(np.array([1] * 95 + [0] * 5), ("a", "b")).collapsed
+
+
+def test_text_shows_both_models_and_never_a_verdict() -> None:
+    text = summary_text(figures())
+    lines = [line.split() for line in text.splitlines()]
+    assert ["accuracy", "0.912", "0.912"] in lines
+    assert ["balanced", "accuracy", "-", "-"] in lines
+    assert ["knn", "domain", "accuracy", "-", "-"] in lines
+    assert ["a", "0.750", "0.600", "0.500"] in lines
+    assert "note: bbse: not trusted" in text
+    assert "predictions spread over every class" in text
+    assert "helped" not in text
+
+
+def test_text_warns_of_a_collapse() -> None:
+    prior = {**figures()["prior"], "target": {"a": 0.125, "b": 0.875}}
+    text = summary_text(
+        figures(collapse={"collapsed": True, "never": ["b"], "fractions": {}}, prior=prior)
+    )
+    assert "may have collapsed" in text
+    assert "never predicted on the target: b" in text
+    assert "target estimate" in text
+    assert "0.875" in text
