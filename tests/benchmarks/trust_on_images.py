@@ -1,10 +1,9 @@
 """How often an estimate of the target prior is trusted on features of real images.
 
 Pure label shift is made by cutting one site in two and drawing the second half by class to a random
-prior; feature shift by taking the target from another site, or from the same one altered. Neither
-served to set the limits of trust. Run ``python tests/benchmarks/trust_on_images.py DATA WEIGHTS``,
-with the folder of ``digits`` and ``pneumonia_cxr`` and a MobileNetV2 for timm; the table is in the
-README of daptkit-bbse.
+prior; feature shift by taking the target from another site, or from the same one altered. Run
+``python tests/benchmarks/trust_on_images.py DATA WEIGHTS``, with the folder of ``digits`` and
+``pneumonia_cxr`` and a MobileNetV2 for timm; the table is in the README of daptkit-bbse.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ from daptkit_mmd.plugin import JMMDOptions, MMDOptions, daptkit_methods
 KEYS = {"mmd": "mmd", "jmmd": "joint_mmd"}
 
 
-def build(name: str, **values: float) -> Method:
+def build(name: str, *, weight: float = 1.0, **values: float) -> Method:
     if name == "mmd":
-        return MMD(MMDOptions(**values), make_task())  # type: ignore[arg-type]
-    return JMMD(JMMDOptions(**values), make_task())  # type: ignore[arg-type]
+        return MMD(MMDOptions(weight=weight, **values), make_task())  # type: ignore[arg-type]
+    return JMMD(JMMDOptions(weight=weight, **values), make_task())  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["mmd", "jmmd"])
