@@ -80,7 +80,7 @@ class AdaptConfig:
         None, "Backbone's rate over the head's (0.1 with loaded weights, else 1).", low=0.0
     )
     weight_decay: float = option(1e-3, "Weight decay.", low=0.0)
-    clip_grad: float | None = option(None, "Largest gradient norm.", low=0.0)
+    clip_grad: float | None = option(None, "Largest gradient norm.", low=1e-8)
     aug: str = option(
         "auto",
         "Augmentation preset; auto chooses by the images, none when frozen.",

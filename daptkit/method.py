@@ -186,6 +186,10 @@ class Method(nn.Module):
         """Role ``target_prior``: (K,) prior of the target, used once at prediction, or ``None``."""
         return None
 
+    def target_prior_interval(self) -> tuple[Tensor, Tensor] | None:
+        """Role ``target_prior``: the ends of its 95% interval, (K,) each, or ``None``."""
+        return None
+
     def align_images(self, images: Tensor, domain: str) -> Tensor:
         """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance."""
         return images

@@ -166,6 +166,8 @@ def _load(run: str | Path, domain: str) -> tuple[LoadedModel, PredictionRule]:
     if domain not in DOMAINS:
         raise UsageError(f"--domain is target or source, not '{domain}'.")
     folder = RunFolder(run)
+    if not folder.root.exists():
+        raise DataError(f"the run '{run}' does not exist.")
     if not folder.model.is_dir() and folder.config.exists():
         raise DataError(
             f"the run '{run}' has no model yet; finish it with"

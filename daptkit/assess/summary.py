@@ -108,6 +108,8 @@ def _priors(prior: Mapping[str, Mapping[str, float] | None]) -> list[str]:
         "predicted_twin": "predicted before",
         "predicted": "predicted after",
         "target": "target estimate",
+        "target_low": "from",
+        "target_high": "to",
     }
     head = f"{'class frequencies':<28}" + "".join(f"{titles[name]:>17}" for name in columns)
     body = [

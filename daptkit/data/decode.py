@@ -167,4 +167,6 @@ def _reason(error: Exception, *, plugin: bool) -> str:
         return "not a readable PNG, JPEG, TIFF, WebP or BMP image"
     if plugin:
         return f"its reader failed with {type(error).__name__}"
+    if isinstance(error, OSError):
+        return f"damaged: {error}"
     return f"{type(error).__name__}: {error}"

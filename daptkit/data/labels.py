@@ -57,8 +57,8 @@ def encode_labels(table: ImageTable, classes: Sequence[str]) -> Indices:
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:_SHOWN])
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        count = "an unknown class" if len(unknown) == 1 else f"{len(unknown)} unknown classes"
         raise DataError(
-            f"the {table.domain} has {len(unknown)} unknown classes: {shown}{more}; "
-            f"known are {', '.join(classes)}."
+            f"the {table.domain} has {count}: {shown}{more}; known are {', '.join(classes)}."
         )
     return np.asarray([numbers[label] for label in table.labels], dtype=np.int64)

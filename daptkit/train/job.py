@@ -60,6 +60,7 @@ class FitResult:
     Args:
         class_weights: (K,) weights in force at the end.
         target_prior: (K,) estimate of the target prior, or ``None``.
+        target_prior_interval: ends of its 95% interval, (K,) each, or ``None``.
         reports: what each method reports, plain values.
         notes: lines that methods told the user.
         passes: whole-split passes of the trained model.
@@ -67,6 +68,7 @@ class FitResult:
 
     class_weights: Tensor
     target_prior: Tensor | None = None
+    target_prior_interval: tuple[Tensor, Tensor] | None = None
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passes: SplitPasses

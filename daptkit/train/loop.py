@@ -89,6 +89,7 @@ class Trainer:
         return FitResult(
             class_weights=self.class_weights,
             target_prior=self.roles.target_prior(),
+            target_prior_interval=self.roles.target_prior_interval(),
             reports=method_reports(self.job.methods, self.job.packages),
             notes=tuple(self.notes),
             passes=self._current_passes(),

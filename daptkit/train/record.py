@@ -124,9 +124,13 @@ def _priors(
         return named(model.rule.posterior(logits).mean(axis=0))
 
     prior = adapted.fit.target_prior if adapted else None
+    interval = adapted.fit.target_prior_interval if adapted else None
+    low, high = interval if prior is not None and interval is not None else (None, None)
     return {
         "source": named(prepared.data.task.source_prior.tolist()),
         "predicted_twin": mean_posterior(twin),
         "predicted": mean_posterior(adapted) if adapted else None,
         "target": None if prior is None else named(prior.tolist()),
+        "target_low": None if low is None else named(low.tolist()),
+        "target_high": None if high is None else named(high.tolist()),
     }

@@ -63,14 +63,32 @@ class Roles:
             raise self._fault("target_prior", "sums to 0")
         return (prior / prior.sum()).float()
 
+    def target_prior_interval(self) -> tuple[Tensor, Tensor] | None:
+        """Return the ends of the target prior's 95% interval, (K,) each on the CPU, or ``None``.
+
+        Raises:
+            PluginError: the owner raises, or returns something else than two times K numbers of
+                at least 0.
+        """
+        if "target_prior" not in self._owners:
+            return None
+        name = self._owners["target_prior"]
+        with plugin_guard(name, self._packages[name], "target_prior_interval()"):
+            found = self._methods[name].target_prior_interval()
+            if found is None:
+                return None
+            low, high = found
+        return self._check("target_prior", low).float(), self._check("target_prior", high).float()
+
     def _ask(self, role: str) -> Tensor | None:
         if role not in self._owners:
             return None
         name = self._owners[role]
         with plugin_guard(name, self._packages[name], f"{role}()"):
             value = getattr(self._methods[name], role)()
-        if value is None:
-            return None
+        return None if value is None else self._check(role, value)
+
+    def _check(self, role: str, value: object) -> Tensor:
         if not isinstance(value, Tensor):
             raise self._fault(role, f"is {type(value).__name__}, not a tensor")
         value = value.detach().cpu().double()

@@ -44,7 +44,9 @@ class Step(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net
-        self.methods = nn.ModuleDict(dict(methods))
+        # The prefix keeps names such as 'keys' apart from ModuleDict's own.
+        self.methods = nn.ModuleDict({f"method_{name}": m for name, m in methods.items()})
+        self.names = tuple(methods)
         self.packages = dict(packages)
         self.layers = tuple(
             dict.fromkeys(("features", *(tap for m in methods.values() for tap in m.layers)))
@@ -52,7 +54,7 @@ class Step(nn.Module):
 
     def method(self, name: str) -> Method:
         """Return a method by name."""
-        found = self.methods[name]
+        found = self.methods[f"method_{name}"]
         assert isinstance(found, Method)
         return found
 
@@ -104,7 +106,7 @@ class Step(nn.Module):
                 index=target.rows.new_full((len(extra),), -1),
             )
 
-        for name in self.methods:
+        for name in self.names:
 
             def log(key: str, value: Tensor, prefix: str = name) -> None:
                 logs[f"{prefix}/{key}"] = value.detach().float().reshape(())

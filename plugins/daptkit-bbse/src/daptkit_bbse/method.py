@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,13 @@ class BBSE(Method):
         """Return q, (K,), or ``None`` when switched off, not yet estimated or not trusted."""
         known = self.options.prior and bool(torch.isfinite(self.prior).all())
         return self.prior if known else None
+
+    def target_prior_interval(self) -> tuple[Tensor, Tensor] | None:
+        """Return the ends of q's bootstrap interval, (K,) each, or ``None`` without bootstrap."""
+        found = self._estimate
+        if found is None or not np.isfinite(found.low).all():
+            return None
+        return torch.from_numpy(found.low), torch.from_numpy(found.high)
 
     def on_epoch_end(self, ctx: FitContext) -> None:
         """Move the class weights towards the ratio of the current estimate."""
