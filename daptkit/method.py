@@ -135,6 +135,14 @@ class FitContext(Protocol):
             CPU float32 tensors; uncorrected logits; ``weights`` are those in force.
         """
 
+    def source_only(
+        self, split: str, layers: tuple[str, ...] = ("features",)
+    ) -> DomainBatch | None:
+        """Run the source-only twin over a whole split; like :meth:`predict`, with weights of 1.
+
+        ``None`` where there is no twin: inside the folds of cross-fitting.
+        """
+
     def images(self, domain: str, limit: int) -> Tensor:
         """Return up to ``limit`` images of ``"source"`` or ``"target"``, (N, C, H, W) in [0, 1]."""
 

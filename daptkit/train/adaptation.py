@@ -68,7 +68,7 @@ def run_adaptation(config: AdaptConfig, reporter: Reporter) -> AdaptResult:
         )
         # A source-only run is its own twin.
         twin, cached = _train_twin(folder.twin if loaded else folder, maker)
-        adapted = _train_methods(folder, maker) if loaded else None
+        adapted = _train_methods(folder, maker, twin) if loaded else None
         trained = time.monotonic()
         figures = run_figures(config, prepared, twin, adapted)
         timings = {
@@ -148,8 +148,8 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
     return delivered, twin.cached
 
 
-def _train_methods(folder: RunFolder, maker: JobMaker) -> Delivered:
-    job = maker.make(maker.prepared.data, folder)
+def _train_methods(folder: RunFolder, maker: JobMaker, twin: Delivered) -> Delivered:
+    job = replace(maker.make(maker.prepared.data, folder), twin=twin.fit.passes)
     return _deliver(folder, maker, job.net, Trainer(job).run(), None)[0]
 
 

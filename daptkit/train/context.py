@@ -20,6 +20,7 @@ class EpochContext:
 
     Args:
         passes: passes of the model as it is now.
+        twin: passes of the source-only model, or ``None``.
         class_weights: (K,) weights in force.
         epoch, epochs: epochs that are done, and all.
         seed, finetune: options.
@@ -30,6 +31,7 @@ class EpochContext:
         self,
         *,
         passes: SplitPasses,
+        twin: SplitPasses | None,
         class_weights: Tensor,
         epoch: int,
         epochs: int,
@@ -44,6 +46,7 @@ class EpochContext:
         self.finetune = finetune
         self.logged: dict[str, float] = {}
         self._passes = passes
+        self._twin = twin
         self._class_weights = class_weights.detach().cpu().float()
         self._note = note
 
@@ -59,18 +62,15 @@ class EpochContext:
 
     def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
         """Run the model over a whole split; see :class:`daptkit.method.FitContext`."""
-        domain, rows = self._passes.data.split(split)
-        logits, taps = self._passes.of(split, layers)
-        labels = None if domain.labels is None else torch.from_numpy(domain.labels[rows])
-        weights = torch.ones(len(rows)) if labels is None else self._class_weights[labels]
-        return DomainBatch(
-            logits=logits,
-            taps=taps,
-            labels=labels,
-            weights=weights,
-            groups=torch.from_numpy(domain.groups[rows]),
-            index=torch.from_numpy(rows),
-        )
+        return _batch(self._passes, split, layers, self._class_weights)
+
+    def source_only(
+        self, split: str, layers: tuple[str, ...] = ("features",)
+    ) -> DomainBatch | None:
+        """Run the source-only twin over a split; see :class:`daptkit.method.FitContext`."""
+        if self._twin is None:
+            return None
+        return _batch(self._twin, split, layers, torch.ones(self.num_classes))
 
     def images(self, domain: str, limit: int) -> Tensor:
         """Return up to ``limit`` images spread evenly over the domain, (N, C, H, W) in [0, 1]."""
@@ -86,3 +86,20 @@ class EpochContext:
     def log(self, name: str, value: float) -> None:
         """Record a named number for this epoch."""
         self.logged[name] = float(value)
+
+
+def _batch(
+    passes: SplitPasses, split: str, layers: tuple[str, ...], class_weights: Tensor
+) -> DomainBatch:
+    domain, rows = passes.data.split(split)
+    logits, taps = passes.of(split, layers)
+    labels = None if domain.labels is None else torch.from_numpy(domain.labels[rows])
+    weights = torch.ones(len(rows)) if labels is None else class_weights[labels]
+    return DomainBatch(
+        logits=logits,
+        taps=taps,
+        labels=labels,
+        weights=weights,
+        groups=torch.from_numpy(domain.groups[rows]),
+        index=torch.from_numpy(rows),
+    )

@@ -35,6 +35,7 @@ class Job:
         reporter: where progress goes.
         label: name of the phase.
         identity: hash of the data, which a continued run must find unchanged.
+        twin: passes of the source-only model, for methods that ask; ``None`` in folds.
         events: whether plugins of the group ``daptkit.events`` hear of it.
     """
 
@@ -50,6 +51,7 @@ class Job:
     reporter: Reporter
     label: str
     identity: str
+    twin: SplitPasses | None = None
     events: bool = True
 
 

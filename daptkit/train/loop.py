@@ -216,6 +216,7 @@ class Trainer:
         self.module.eval()
         context = EpochContext(
             passes=self._current_passes(),
+            twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
             epochs=self.epochs,
@@ -276,7 +277,7 @@ class Trainer:
             self.job.reporter.line(f"checkpoint {damaged[0]} is damaged; the one before is used.")
         if state is None:
             return MetricsLog(self.job.folder.metrics)
-        if state["identity"] != self.job.identity:
+        if state.get("identity") != self.job.identity:
             raise DaptkitError(
                 "--resume: the images or labels have changed since the run was started; start"
                 " again in a new --out."

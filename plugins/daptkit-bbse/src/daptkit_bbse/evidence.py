@@ -35,7 +35,7 @@ class ShiftEvidence:
         target_logits: (M, K), by the same model.
         target_groups: (M,) patients.
         target_features: (M, D).
-        kind: ``"held-out"``, ``"cross-fitted"`` or ``"small"``.
+        kind: ``"held-out"``, ``"source-only"``, ``"cross-fitted"`` or ``"small"``.
     """
 
     source_logits: FloatArray
@@ -56,9 +56,22 @@ class ShiftEvidence:
 
 def held_out(ctx: FitContext) -> ShiftEvidence:
     """Predict source validation and target with the model as it is."""
-    source, target = ctx.predict("source_val"), ctx.predict("target")
+    return _of_model(ctx.predict("source_val"), ctx.predict("target"), ctx.num_classes, "held-out")
+
+
+def source_only(ctx: FitContext) -> ShiftEvidence | None:
+    """Predict source validation and target with the source-only model; ``None`` without one."""
+    source, target = ctx.source_only("source_val"), ctx.source_only("target")
+    if source is None or target is None:
+        return None
+    return _of_model(source, target, ctx.num_classes, "source-only")
+
+
+def _of_model(
+    source: DomainBatch, target: DomainBatch, num_classes: int, kind: str
+) -> ShiftEvidence:
     labels = _labels(source)
-    rarest = int(np.bincount(labels, minlength=ctx.num_classes).min())
+    rarest = int(np.bincount(labels, minlength=num_classes).min())
     return ShiftEvidence(
         source_logits=_floats(source.logits),
         source_labels=labels,
@@ -68,7 +81,7 @@ def held_out(ctx: FitContext) -> ShiftEvidence:
         target_logits=_floats(target.logits),
         target_groups=_ints(target.groups),
         target_features=_floats(target.features),
-        kind="held-out" if rarest >= SMALL_CLASS else "small",
+        kind=kind if rarest >= SMALL_CLASS else "small",
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from daptkit.errors import DataError
 from daptkit.method import FitContext, Method, TaskInfo
 from daptkit.shift import PriorEstimate, TrustLimits, estimate_prior
-from daptkit_bbse.evidence import ShiftEvidence, cross_fitted, held_out
+from daptkit_bbse.evidence import ShiftEvidence, cross_fitted, held_out, source_only
 from daptkit_bbse.plugin import BBSEOptions
 
 NEVER = float("inf")
@@ -33,9 +33,12 @@ WITHOUT_LIMITS = TrustLimits(
 class BBSE(Method):
     """Estimate the target prior q under label shift and act on it.
 
-    Training: class weights w = q / p, p the source training prior, averaged over epochs; they move
-    back towards 1 while the estimate is not trusted. Prediction: the host adds log q - log pi once,
-    or, if the final estimate is not trusted, goes back to the source's prior.
+    Training: class weights w = q / p, p the source training prior, from the source-only model at
+    the first step, since alignment without weights would itself move classes onto one another.
+    After the warm-up the adapted model's own estimates are averaged in, epoch by epoch; while one
+    is not trusted, the weights move back to the first (1 if that was not trusted either).
+    Prediction: the host adds log q - log pi once, q by the adapted model, else by the source-only
+    model; if neither is trusted, predictions go back to the source's prior.
 
     Args:
         options: estimator, switches and limits.
@@ -46,12 +49,14 @@ class BBSE(Method):
     """
 
     weights: Tensor
+    first_weights: Tensor
     prior: Tensor
 
     def __init__(self, options: BBSEOptions, task: TaskInfo) -> None:
         super().__init__(options, task)
         self.options: BBSEOptions = options
         self.register_buffer("weights", torch.ones(task.num_classes))  # (K,)
+        self.register_buffer("first_weights", torch.ones(task.num_classes))  # (K,)
         # NaN stands for "no prior", so that a checkpoint holds the same buffers before and after.
         self.register_buffer("prior", torch.full((task.num_classes,), torch.nan))  # (K,)
         self._estimate: PriorEstimate | None = None
@@ -75,24 +80,36 @@ class BBSE(Method):
             return None
         return torch.from_numpy(found.low), torch.from_numpy(found.high)
 
+    def on_fit_start(self, ctx: FitContext) -> None:
+        """Take the class weights of the source-only model's estimate, where it is trusted."""
+        evidence = self._first_evidence(ctx) if self.options.weights else None
+        if evidence is None:
+            return
+        found = self._estimate_prior(ctx, evidence, bootstraps=0)
+        self.first_weights.copy_(torch.as_tensor(found.weights))
+        self.weights.copy_(self.first_weights)
+
     def on_epoch_end(self, ctx: FitContext) -> None:
         """Move the class weights towards the ratio of the current estimate."""
         last = ctx.progress >= 1.0
         if not self.options.weights or ctx.progress < self.options.warmup or last:
             return
-        found = self._estimate_prior(ctx, bootstraps=0)
+        found = self._estimate_prior(ctx, self._evidence(ctx), bootstraps=0)
         ctx.log("bbse/trusted", float(found.trusted))
         ctx.log("bbse/ess", found.ess)
         ctx.log("bbse/agreement", found.agreement)
         if math.isfinite(found.feature_gap):
             ctx.log("bbse/feature_gap", found.feature_gap)
-        new = torch.as_tensor(found.weights, dtype=self.weights.dtype, device=self.weights.device)
-        self.weights.lerp_(new, 1.0 - self.options.ema)
+        new = torch.as_tensor(found.weights) if found.trusted else self.first_weights
+        self.weights.lerp_(new.to(self.weights), 1.0 - self.options.ema)
 
     def on_fit_end(self, ctx: FitContext) -> None:
         """Estimate the prior with its interval; take it over, or abstain and say why."""
-        found = self._estimate_prior(ctx, bootstraps=self.options.bootstrap)
-        self._estimate = found
+        evidence = self._evidence(ctx)
+        found = self._estimate_prior(ctx, evidence, bootstraps=self.options.bootstrap)
+        if not found.trusted and evidence.kind != "cross-fitted":
+            evidence, found = self._fall_back(ctx, evidence, found)
+        self._estimate, self._evidence_kind = found, evidence.kind
         # The weights stay those that the model was trained under: the host calibrates under them,
         # and takes them back where no prior of the target is known.
         if found.prior is None:
@@ -119,9 +136,29 @@ class BBSE(Method):
             "evidence": self._evidence_kind,
         }
 
-    def _estimate_prior(self, ctx: FitContext, bootstraps: int) -> PriorEstimate:
-        evidence = self._evidence(ctx)
-        self._evidence_kind = evidence.kind
+    def _fall_back(
+        self, ctx: FitContext, evidence: ShiftEvidence, found: PriorEstimate
+    ) -> tuple[ShiftEvidence, PriorEstimate]:
+        """Return the source-only model's estimate where it is trusted, else what was found."""
+        first = self._first_evidence(ctx)
+        if first is None:
+            return evidence, found
+        other = self._estimate_prior(ctx, first, bootstraps=self.options.bootstrap)
+        if not other.trusted:
+            return evidence, found
+        self._say(
+            ctx, "the target prior is the source-only model's: the adapted one's is not trusted."
+        )
+        return first, other
+
+    def _first_evidence(self, ctx: FitContext) -> ShiftEvidence | None:
+        """Return what is known before any alignment; ``None`` without a source-only model."""
+        evidence = source_only(ctx)
+        return evidence if evidence is None else self._enough(ctx, evidence)
+
+    def _estimate_prior(
+        self, ctx: FitContext, evidence: ShiftEvidence, bootstraps: int
+    ) -> PriorEstimate:
         o = self.options
         return estimate_prior(
             evidence.source_logits,
@@ -145,9 +182,14 @@ class BBSE(Method):
 
     def _evidence(self, ctx: FitContext) -> ShiftEvidence:
         """Return held-out logits, cross-fitted where source validation is small."""
+        return (
+            self._enough(ctx, held_out(ctx)) if self._cross_fitted is None else self._cross_fitted
+        )
+
+    def _enough(self, ctx: FitContext, evidence: ShiftEvidence) -> ShiftEvidence:
+        """Replace evidence that rests on few images by cross-fitting, where that is possible."""
         if self._cross_fitted is not None:
             return self._cross_fitted
-        evidence = held_out(ctx)
         if evidence.kind != "small":
             return evidence
         if ctx.finetune != "frozen":

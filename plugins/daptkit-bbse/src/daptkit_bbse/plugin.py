@@ -19,7 +19,10 @@ class BBSEOptions:
     weights: bool = option(True, "Weight source images by target over source prior in training.")
     prior: bool = option(True, "Correct the prior at prediction.")
     warmup: float = option(
-        0.2, "Fraction of the run during which the weights stay 1.", low=0.0, high=1.0
+        0.2,
+        "Fraction of the run before the adapted model's own estimates move the weights.",
+        low=0.0,
+        high=1.0,
     )
     ema: float = option(
         0.5, "Share of the previous weights kept at each epoch's update.", low=0.0, high=0.99
