@@ -35,7 +35,9 @@ class FakeContext:
         finetune: str = "full",
         offset: float = 0.0,
         strength: float = 1.0,
+        twin: FakeContext | None = None,
     ) -> None:
+        self.twin = twin
         self.n_val, self.finetune, self.offset, self.strength = n_val, finetune, offset, strength
         self.n_target = 1500
         self.method, self.epoch, self.done = method, 0, 0.0
@@ -60,6 +62,11 @@ class FakeContext:
 
     def images(self, domain: str, limit: int) -> torch.Tensor:
         raise AssertionError("bbse needs no images")
+
+    def source_only(
+        self, split: str, layers: tuple[str, ...] = ("features",)
+    ) -> DomainBatch | None:
+        return None if self.twin is None else self.twin.predict(split, layers)
 
     def predict(self, split: str, layers: tuple[str, ...] = ("features",)) -> DomainBatch:
         self.asked.append(split)
@@ -102,6 +109,7 @@ def make(**options) -> BBSE:
 
 
 def train(method: BBSE, ctx: FakeContext, epochs: int = 10) -> None:
+    method.on_fit_start(ctx)
     for epoch in range(epochs):
         ctx.epoch, ctx.done = epoch, (epoch + 1) / epochs
         method.on_epoch_end(ctx)
@@ -116,6 +124,38 @@ def test_spec_keeps_the_contract_and_imports_no_torch():
     assert spec.trains in TRAINS
     code = "import sys, daptkit_bbse.plugin; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_source_only_model_sets_the_weights_of_the_first_step():
+    method = make(shrink=0.0)
+    method.on_fit_start(FakeContext(method, twin=FakeContext()))
+    assert method.class_weights().numpy() == pytest.approx(Q / P, abs=0.25)
+    unaided = make(shrink=0.0)
+    unaided.on_fit_start(FakeContext(unaided))
+    assert unaided.class_weights().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_adapted_model_that_went_wrong_leaves_prior_and_weights_to_the_source_only_one():
+    method = make(shrink=0.0)
+    # The adapted model's target features lie far from every source class.
+    ctx = FakeContext(method, offset=4.0, twin=FakeContext())
+    train(method, ctx)
+    prior = method.target_prior()
+    assert prior is not None
+    assert np.abs(prior.numpy() - Q).sum() < 0.12
+    assert method.class_weights().numpy() == pytest.approx(Q / P, abs=0.25)
+    assert method.report()["evidence"] == "source-only"
+    assert any("source-only model's" in note for note in ctx.notes)
+    low, high = method.target_prior_interval()
+    assert bool((low <= prior).all() and (prior <= high).all())
+
+
+def test_neither_model_trusted_means_abstention():
+    method = make()
+    ctx = FakeContext(method, offset=4.0, twin=FakeContext(offset=4.0))
+    train(method, ctx)
+    assert method.target_prior() is None
+    assert method.class_weights().tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("estimator", ["em", "bbse", "bbse-hard", "rlls"])
