@@ -91,6 +91,7 @@ class AdaptConfig:
     amp: bool = option(False, "Automatic mixed precision.")
     amp_dtype: str = option("bfloat16", "Its type.", choices=("bfloat16", "float16"))
     workers: int | None = option(None, "Threads that decode images (the CPU count).", low=0)
+    report: bool = option(True, "Write report.html with its figures.")
     log_interval: int = option(50, "Steps between lines of metrics.jsonl.", low=1)
     decide: str = option("map", "Decision rule: map, balanced or sens=CLASS:0.95.")
     resume: bool = option(False, "Continue the run in --out.")

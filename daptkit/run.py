@@ -114,6 +114,26 @@ class RunFolder:
         return self.root / "predictions.csv"
 
     @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def report_data(self) -> Path:
+        """Every number on the page."""
+        return self.root / "report.json"
+
+    @property
+    def figures(self) -> Path:
+        """The page's plots as files."""
+        return self.root / "figures"
+
+    @property
+    def embedding(self) -> Path:
+        """The plotted points of the embedding."""
+        return self.root / "embedding.csv"
+
+    @property
     def twin(self) -> RunFolder:
         """The source-only model of the same data, options and seed."""
         return RunFolder(self.root / "twin")

@@ -70,6 +70,7 @@ def tiny_config(folder: Path, **values: Any) -> AdaptConfig:
         "aug": "none",
         "log_interval": 10,
         "device": "cpu",
+        "report": False,
     }
     return AdaptConfig(**{**given, **values})
 

@@ -19,7 +19,8 @@ import pytest
 from daptkit.cli.main import run
 from make_sites import CLASSES
 
-SMALL = ("--model", "daptkit_lenet", "--batch-size", "8", "--epochs", "1", "--device", "cpu")
+WITH_REPORT = ("--model", "daptkit_lenet", "--batch-size", "8", "--epochs", "1", "--device", "cpu")
+SMALL = (*WITH_REPORT, "--no-report")
 Failing = Callable[..., str]
 
 
@@ -48,10 +49,11 @@ def trained(two_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on class folders."""
     out = tmp_path_factory.mktemp("trained") / "run"
     code, text, err = finished(
-        "adapt", *sites(two_sites), "-m", "coral+bbse", *SMALL, "--out", str(out)
+        "adapt", *sites(two_sites), "-m", "coral+bbse", *WITH_REPORT, "--out", str(out)
     )
     assert code == 0, err
     assert text.startswith("method coral+bbse")
+    assert text.endswith(f"report: {out / 'report.html'}\n")
     assert "coral" in err
     return out
 
@@ -80,6 +82,10 @@ def test_adapt_leaves_a_whole_run_folder(trained: Path, two_sites: Path) -> None
         "twin",
         "model",
         "predictions.csv",
+        "report.html",
+        "report.json",
+        "figures",
+        "embedding.csv",
     }
     with (trained / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

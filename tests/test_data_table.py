@@ -100,6 +100,18 @@ def test_equal_ids_are_one_patient_unless_sites_differ() -> None:
     assert concat_tables([of("A"), of("A")]).groups().tolist() == [0, 1, 0, 1]
 
 
+def test_concat_keeps_sites_and_numbers_paths_that_name_none() -> None:
+    named = make_table(2, sites=("A", ""))
+    joined = concat_tables([make_table(1), named, make_table(1)])
+    assert joined.sites == ("source 1", "A", "source 2", "source 3")
+    assert concat_tables([named]).sites == ("A", "")
+
+
+def test_a_stand_in_for_the_site_does_not_make_patients_differ() -> None:
+    table = make_table(2, patients=("1", "2"))
+    assert concat_tables([table, table]).groups().tolist() == [0, 1, 0, 1]
+
+
 def test_val_split_of_the_source_is_used() -> None:
     table = make_table(splits=("train", "val", "train", "test", "val", "train"))
     lines: list[str] = []

@@ -29,7 +29,7 @@ FROZEN = {
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trunk")
-    return run_adaptation(tiny_config(folder), SilentReporter()).out / "model"
+    return run_adaptation(tiny_config(folder), SilentReporter()).result.out / "model"
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,6 @@ def test_the_twins_folds_are_trained_once(
         config = tiny_config(
             tmp_path, init_from=str(trunk), out=str(tmp_path / name), epochs=1, **FROZEN
         )
-        outs.append(RunFolder(run_adaptation(config, SilentReporter()).out))
+        outs.append(RunFolder(run_adaptation(config, SilentReporter()).result.out))
     assert len(calls) == 1
     assert outs[0].predictions.read_bytes() == outs[1].predictions.read_bytes()

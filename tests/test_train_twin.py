@@ -37,9 +37,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(folder: Path, out: str, **values: Any) -> tuple[Any, list[str]]:
     listener = Listener()
-    return run_adaptation(tiny_config(folder, out=str(folder / out), **values), listener), (
-        listener.lines
-    )
+    config = tiny_config(folder, out=str(folder / out), **values)
+    return run_adaptation(config, listener).result, listener.lines
 
 
 def entry(cache: Path) -> Path:

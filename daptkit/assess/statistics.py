@@ -35,13 +35,18 @@ class ScoredImages:
         return int(self.groups.max()) + 1
 
 
+def confidence_bins(confidence: Floats) -> Ints:
+    """Return the bin, 0 ... :data:`ECE_BINS` - 1, of each confidence (N,) in [0, 1]."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+
+
 def group_sums(images: ScoredImages) -> dict[str, Floats]:
     """Sum over each group's images what the additive scores need: name -> (G, F)."""
     p, y = images.posterior, images.labels
     n_classes = p.shape[1]
     right = images.map_prediction == y
     confidence = p.max(axis=1)
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    bins = confidence_bins(confidence)
     truth = np.eye(n_classes)[y]  # (N, K)
     nll = -np.log(np.clip(p[np.arange(len(y)), y], PROBABILITY_FLOOR, 1.0))
     one = np.zeros(len(y), dtype=np.int64)

@@ -12,6 +12,7 @@ from daptkit.cli.output import print_json
 from daptkit.config import AdaptConfig, from_toml, read_file, resolve_config
 from daptkit.errors import UsageError, did_you_mean
 from daptkit.host import method_options
+from daptkit.run import RunFolder
 
 SECTIONS = {
     "Data": ("source", "target", "source_split", "target_split", "val_fraction", "skip_unreadable"),
@@ -46,7 +47,7 @@ SECTIONS = {
         "amp_dtype",
         "workers",
     ),
-    "Output": ("out", "resume", "log_interval"),
+    "Output": ("out", "resume", "report", "log_interval"),
 }
 """Sections of ``--help`` and the configuration's fields in each."""
 
@@ -146,6 +147,8 @@ def _run(config: str | None, json: bool, **_: object) -> None:
         print_json(result.data)
     else:
         click.echo(result.summary)
+        if resolved.report:
+            click.echo(f"\nreport: {RunFolder(result.out).report}")
 
 
 command = debug_option(

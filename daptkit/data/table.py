@@ -98,7 +98,8 @@ def concat_tables(tables: Sequence[ImageTable]) -> ImageTable:
     """Join the tables of several PATHs of one domain.
 
     A table without splits counts as ``train`` beside one that has them. Equal patient ids are one
-    patient, unless every table names its sites and no two share one: then ids are per site.
+    patient, unless every table names its sites and no two share one: then ids are per site. Images
+    whose site is not named get one by their PATH: ``"source 1"``, ``"source 2"`` and so on.
 
     Args:
         tables: at least one; labels are kept where every table has them.
@@ -130,7 +131,7 @@ def concat_tables(tables: Sequence[ImageTable]) -> ImageTable:
         splits=tuple(split for part in parts for split in part.splits),
         labels=_join([part.labels for part in parts], parts),
         patients=_join([part.patients for part in parts], parts),
-        sites=_join([part.sites for part in parts], parts),
+        sites=tuple(site for number, part in enumerate(parts, 1) for site in _sites(part, number)),
     )
 
 
@@ -166,6 +167,12 @@ def _sites_are_disjoint(tables: Sequence[ImageTable]) -> bool:
             return False
         seen |= sites
     return True
+
+
+def _sites(table: ImageTable, number: int) -> tuple[str, ...]:
+    """Return the site of each image; a PATH's folder name is not used, since reports show sites."""
+    stand_in = f"{table.domain} {number}"
+    return tuple(site or stand_in for site in table.sites or ("",) * len(table))
 
 
 def _qualified(table: ImageTable) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from daptkit.train.guard import memory_guard
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
-from daptkit.train.prepare import prepare
+from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
 from daptkit.train.twin import keep_twin, obtain_twin
@@ -30,7 +30,7 @@ from daptkit.train.twin import keep_twin, obtain_twin
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
 # Options that may differ between a run and its continuation.
-_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers"})
+_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,42 @@ class AdaptResult:
     data: dict[str, Any]
 
 
-def run_adaptation(config: AdaptConfig, reporter: Reporter) -> AdaptResult:
-    """Run the whole job; see :func:`daptkit.recipes.adapt`."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished run, its models still in memory.
+
+    Args:
+        folder: the run folder.
+        config: options.
+        prepared: data and classes.
+        twin: the source-only model.
+        adapted: the model of the methods; ``None`` in a source-only run.
+        record: what ``run.json`` holds.
+    """
+
+    folder: RunFolder
+    config: AdaptConfig
+    prepared: Prepared
+    twin: Delivered
+    adapted: Delivered | None
+    record: dict[str, Any]
+
+    @property
+    def result(self) -> AdaptResult:
+        """What the caller of a run gets."""
+        return AdaptResult(self.folder.root, summary_text(self.record["figures"]), self.record)
+
+
+def run_adaptation(
+    config: AdaptConfig, reporter: Reporter, ready: Callable[[Prepared], None] | None = None
+) -> Trained:
+    """Run the whole job; see :func:`daptkit.recipes.adapt`.
+
+    Args:
+        config: options.
+        reporter: where progress goes.
+        ready: called once with the decoded data, before anything is trained.
+    """
     began = time.monotonic()
     loaded = load_methods(parse_method(config.method))
     _check_methods(loaded, config)
@@ -58,7 +92,9 @@ def run_adaptation(config: AdaptConfig, reporter: Reporter) -> AdaptResult:
         # Only now is there something to continue: a mistyped PATH leaves --out as it was.
         if not folder.config.exists():
             atomic_write(folder.config, to_toml(config))
-        ready = time.monotonic()
+        if ready is not None:
+            ready(prepared)
+        decoded = time.monotonic()
         maker = JobMaker(
             prepared=prepared,
             config=config,
@@ -72,8 +108,8 @@ def run_adaptation(config: AdaptConfig, reporter: Reporter) -> AdaptResult:
         trained = time.monotonic()
         figures = run_figures(config, prepared, twin, adapted)
         timings = {
-            "prepare_seconds": ready - began,
-            "train_seconds": trained - ready,
+            "prepare_seconds": decoded - began,
+            "train_seconds": trained - decoded,
             "total_seconds": time.monotonic() - began,
         }
         record = {
@@ -85,7 +121,14 @@ def run_adaptation(config: AdaptConfig, reporter: Reporter) -> AdaptResult:
             "verdict": None,
         }
         write_json(folder.record, record)
-    return AdaptResult(folder.root, summary_text(figures), record)
+    return Trained(
+        folder=folder,
+        config=config,
+        prepared=prepared,
+        twin=twin,
+        adapted=adapted,
+        record=record,
+    )
 
 
 def _check_methods(loaded: Sequence[LoadedMethod], config: AdaptConfig) -> None:
@@ -142,22 +185,22 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
     """Train, or reuse, the source-only model."""
     maker = replace(maker, methods=())
     twin = obtain_twin(folder, maker)
-    delivered, apart = _deliver(folder, maker, twin.net, twin.fit, twin.held_out)
+    delivered = _deliver(folder, maker, twin.net, twin.fit, twin.held_out)
     if not twin.cached:
-        keep_twin(folder, maker, apart)
+        keep_twin(folder, maker, delivered.held_out)
     return delivered, twin.cached
 
 
 def _train_methods(folder: RunFolder, maker: JobMaker, twin: Delivered) -> Delivered:
     job = replace(maker.make(maker.prepared.data, folder), twin=twin.fit.passes)
-    return _deliver(folder, maker, job.net, Trainer(job).run(), None)[0]
+    return _deliver(folder, maker, job.net, Trainer(job).run(), None)
 
 
 def _deliver(
     folder: RunFolder, maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None
-) -> tuple[Delivered, HeldOut]:
+) -> Delivered:
     prepared = maker.prepared
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
     meta = model_meta(maker.methods, prepared)
-    return deliver(folder, net, prepared, passes, apart, fit, maker.config.decide, meta), apart
+    return deliver(folder, net, prepared, passes, apart, fit, maker.config.decide, meta)

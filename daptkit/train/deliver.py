@@ -49,9 +49,19 @@ class Passes:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
-    """A delivered model: its passes over both domains, its prediction rule, how it was trained."""
+    """A delivered model: its passes over both domains, its prediction rule, how it was trained.
 
+    Args:
+        net: the trained model.
+        passes: of the model over both domains.
+        held_out: logits and labels that the rule was fitted on.
+        rule: calibration, priors and decision rule.
+        fit: what training left behind.
+    """
+
+    net: AdaptNet
     passes: Passes
+    held_out: HeldOut
     rule: PredictionRule
     fit: FitResult
 
@@ -123,7 +133,7 @@ def deliver(
     )
     table = prepared.data.target.images.table
     atomic_write(folder.predictions, predictions_csv(table, passes.target_logits, rule, "target"))
-    return Delivered(passes=passes, rule=rule, fit=fit)
+    return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
 
 
 def predictions_csv(table: ImageTable, logits: Floats, rule: PredictionRule, domain: str) -> str:

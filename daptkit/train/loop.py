@@ -149,7 +149,7 @@ class Trainer:
                 generator=generator,
             )
         self._update(result)
-        self.window.add({**result.losses, **result.logs})
+        self.window.add(result.losses, result.logs)
         self.step += 1
         if self._logs_now:
             self._log(progress, config.lr * factor)
@@ -193,6 +193,7 @@ class Trainer:
                 "progress": progress,
                 "lr": rate,
                 "values": values,
+                "losses": [name for name in values if name in self.window.losses],
             }
         )
         self.job.reporter.update(self.step, values)

@@ -41,6 +41,7 @@ _IRRELEVANT = frozenset(
         "pretrained_path",
         "init_from",
         "skip_unreadable",
+        "report",
     }
 )
 _METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"

@@ -16,10 +16,12 @@ class Window:
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    losses: set[str] = field(default_factory=set)
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor], logs: Mapping[str, Tensor]) -> None:
         """Add the named scalars of one step; a name may be missing at some steps."""
-        for name, value in values.items():
+        self.losses.update(losses)
+        for name, value in {**losses, **logs}.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -32,10 +34,14 @@ class Window:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint stores."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+        return {
+            "sums": dict(self.sums),
+            "counts": dict(self.counts),
+            "losses": sorted(self.losses),
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Window:
         """Rebuild a window from a checkpoint."""
         sums = {name: value.to(device) for name, value in state["sums"].items()}
-        return cls(sums, dict(state["counts"]))
+        return cls(sums, dict(state["counts"]), set(state["losses"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -27,7 +28,8 @@ def recipes(monkeypatch):
     def adapt(config, *, reporter):
         reporter.line("progress")
         fake.calls.append(config)
-        return SimpleNamespace(summary="done.", data={"out": config.out, "loss": float("nan")})
+        data = {"out": config.out, "loss": float("nan")}
+        return SimpleNamespace(summary="done.", data=data, out=Path(config.out))
 
     def predict(*args, reporter, **kwargs):
         fake.calls.append((args, kwargs))
@@ -73,7 +75,7 @@ def test_flags_reach_the_configuration(site, recipes, capsys):
         ]
     )
     assert code == 0
-    assert capsys.readouterr().out == "done.\n"
+    assert capsys.readouterr().out == "done.\n\nreport: o/report.html\n"
     (config,) = recipes.calls
     assert config == AdaptConfig(
         source=("a1", "a2"),

@@ -1,0 +1,90 @@
+"""Running a stored model over images, for predictions and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from daptkit.data import Conversion, ImageSet, ImageTable, Reader
+from daptkit.errors import DataError, UsageError
+from daptkit.model import LoadedModel, load_model_folder
+from daptkit.run import RunFolder
+from daptkit.shift import PredictionRule
+from daptkit.train.device import full_precision, resolve_device
+from daptkit.train.domains import Domain
+from daptkit.train.guard import memory_guard
+from daptkit.train.inference import all_rows, as_numpy, forward_rows
+from daptkit.train.plugins import plugin_backbones
+from daptkit.train.progress import Reporter
+
+DOMAINS = ("target", "source")
+_ADVICE = "give fewer images at a time, or use --device cpu"
+
+
+def load_run(run: str | Path, domain: str) -> tuple[LoadedModel, PredictionRule]:
+    """Load the model and the prediction rule of a run folder or of a model folder.
+
+    Raises:
+        UsageError: ``domain`` is neither ``"target"`` nor ``"source"``.
+        DataError: there is no such run, or it has no model yet.
+    """
+    if domain not in DOMAINS:
+        raise UsageError(f"--domain is target or source, not '{domain}'.")
+    folder = RunFolder(run)
+    if not folder.root.exists():
+        raise DataError(f"the run '{run}' does not exist.")
+    if not folder.model.is_dir() and folder.config.exists():
+        raise DataError(
+            f"the run '{run}' has no model yet; finish it with"
+            f" 'daptkit adapt --config {folder.config} --out {run} --resume'."
+        )
+    found = folder.model if folder.model.is_dir() else folder.root
+    loaded = load_model_folder(found, factories=plugin_backbones())
+    return loaded, PredictionRule.from_json(loaded.rule)
+
+
+def run_model(
+    loaded: LoadedModel,
+    table: ImageTable,
+    readers: Mapping[str, Reader],
+    *,
+    device: str,
+    workers: int | None,
+    skip_unreadable: int,
+    reporter: Reporter,
+) -> tuple[ImageTable, npt.NDArray[np.float64]]:
+    """Decode images and run a model over them.
+
+    Args:
+        loaded: the model, and how its images were converted.
+        table: which images.
+        readers: further formats, by extension.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: threads that decode images.
+        skip_unreadable: tolerate and list up to this many unreadable images.
+        reporter: told of each image that is left out.
+
+    Returns:
+        The table of the readable images and their logits, (N, K).
+
+    Raises:
+        DataError: too many unreadable images.
+    """
+    with memory_guard(_ADVICE):
+        images = ImageSet(
+            table,
+            Conversion.from_json(loaded.conversion),
+            workers=workers,
+            skip_unreadable=skip_unreadable,
+            readers=readers,
+        )
+        for name, reason in images.skipped:
+            reporter.line(f"skipped {name}: {reason}")
+        precision = full_precision(resolve_device(device))
+        net = loaded.net.to(precision.device)
+        domain = Domain(images=images, groups=images.table.groups())
+        logits, _ = forward_rows(net, domain, all_rows(domain), precision=precision)
+    return images.table, as_numpy(logits)

@@ -1,0 +1,7 @@
+"""The report of a run: measured in ``measure``, drawn by ``page``, put together by ``build``."""
+
+from __future__ import annotations
+
+from daptkit.report.build import build_report, report_trained, write_measures
+
+__all__ = ["build_report", "report_trained", "write_measures"]

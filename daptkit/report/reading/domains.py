@@ -1,0 +1,178 @@
+"""Sentences on how far apart the sites lie in the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daptkit.report.reading.words import Report, is_adapted, last, listing, number, significant
+
+SAME_A_DISTANCE = 0.1
+"""Change of the proxy A-distance below which two models count as alike; it runs from 0 to 2."""
+
+SAME_ACCURACY = 0.02
+"""The same for the k-NN domain accuracy."""
+
+SAME_NUMBER = 0.005
+"""Difference below which two numbers look alike on the page."""
+
+
+NAMES = {
+    "proxy_a_distance": "Proxy A-distance",
+    "mmd2": "MMD²",
+    "knn_domain_accuracy": "k-NN domain accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table of divergences: its name, values by model, and how it is read."""
+
+    key: str
+    name: str
+    values: tuple[str, ...]
+    how: str
+
+
+def measures(report: Report) -> list[Measure]:
+    """Return the rows of the table of divergences."""
+    rows = (
+        (
+            "proxy_a_distance",
+            number,
+            "0: a classifier cannot tell from the features which site an image is from;"
+            " 2: it always can.",
+        ),
+        (
+            "mmd2",
+            significant,
+            "Near 0: equal distributions. Its scale depends on the features: no fixed mark.",
+        ),
+        (
+            "knn_domain_accuracy",
+            number,
+            "How often an image’s nearest neighbours are from its own site. 0.5: well mixed;"
+            " 1: apart.",
+        ),
+    )
+    return [
+        Measure(
+            key,
+            NAMES[key],
+            tuple(write(report["divergence"][m][key]) for m in report["models"]),
+            how,
+        )
+        for key, write, how in rows
+    ]
+
+
+def closeness(report: Report) -> str:
+    """Say whether the sites came closer together in the features."""
+    after = report["divergence"][last(report)]["proxy_a_distance"]
+    scale = "(0: the sites cannot be told apart by their features; 2: they always can)"
+    if after is None:
+        return "How far the sites lie apart in the features could not be measured."
+    if not is_adapted(report):
+        return (
+            f"In the model’s features the sites have a proxy A-distance of {number(after)} {scale}."
+        )
+    before = report["divergence"]["source-only"]["proxy_a_distance"]
+    if before is None:
+        return (
+            f"In the adapted model’s features the sites have a proxy A-distance of {number(after)}"
+            f" {scale}."
+        )
+    if abs(after - before) < SAME_A_DISTANCE:
+        return (
+            "In the adapted model’s features the sites lie about as far apart as in the source-only"
+            " model’s:"
+            f" proxy A-distance {number(before)} before, {number(after)} after {scale}."
+        )
+    place, change = ("closer together", "fell") if after < before else ("further apart", "rose")
+    return (
+        f"In the adapted model’s features the sites lie {place} than in the source-only model’s:"
+        f" the proxy A-distance {change} from {number(before)} to {number(after)} {scale}."
+    )
+
+
+def agreement(report: Report) -> str:
+    """Say whether the three measures agree, and what they cannot show."""
+    caution = (
+        "Closeness alone does not say that images of the same class came together: features that"
+        " lost the task also mix, and sites with different class frequencies keep some distance."
+    )
+    if not is_adapted(report):
+        return ""
+    before, after = (report["divergence"][m] for m in report["models"])
+    tolerances = {
+        "proxy_a_distance": SAME_A_DISTANCE,
+        "mmd2": 0.1 * (before["mmd2"] or 0.0),
+        "knn_domain_accuracy": SAME_ACCURACY,
+    }
+    if any(d[key] is None for d in (before, after) for key in tolerances):
+        return caution
+    changes = {key: after[key] - before[key] for key in tolerances}
+    fell = [NAMES[key] for key in tolerances if changes[key] < -tolerances[key]]
+    rose = [NAMES[key] for key in tolerances if changes[key] > tolerances[key]]
+    if len(fell) == len(NAMES):
+        return f"All three measures fell. {caution}"
+    if len(rose) == len(NAMES):
+        return "All three measures rose: the sites are easier to tell apart after adapting."
+    said = [f"{listing(names)} {verb}" for names, verb in ((fell, "fell"), (rose, "rose")) if names]
+    unsure = " They disagree, so no single one should be quoted." if fell and rose else ""
+    if not said:
+        return "None of the three measures changed much."
+    rest = "" if len(fell + rose) == len(NAMES) else "; the rest changed little"
+    text = f"{', '.join(said)}{rest}.{unsure}"
+    return f"{text} {caution}" if fell else text
+
+
+def stage_sentences(report: Report) -> list[str]:
+    """Say where in the network the sites differ, and where adapting changed that."""
+    stages = report["stages"]
+    layers = stages["layers"]
+    before = dict(zip(layers, stages["proxy_a_distance"]["source-only"], strict=True))
+    known = {layer: value for layer, value in before.items() if value is not None}
+    if not known:
+        return []
+    far, near = max(known.values()), min(known.values())
+    if far - near < SAME_A_DISTANCE:
+        first = f"equally easy to tell apart at all stages ({number(near)} to {number(far)})."
+    else:
+        first = (
+            f"easiest to tell apart at {_at(known, far)} ({number(far)}) and hardest at"
+            f" {_at(known, near)} ({number(near)})."
+        )
+    lines = [f"In the source-only model the sites are {first}"]
+    if not is_adapted(report):
+        return lines
+    after = dict(zip(layers, stages["proxy_a_distance"]["adapted"], strict=True))
+    both = [layer for layer in known if after[layer] is not None]
+    if not both:
+        return lines
+    most = max(both, key=lambda layer: abs(after[layer] - known[layer]))
+    if abs(after[most] - known[most]) < SAME_A_DISTANCE:
+        return [*lines, "Adapting changed it at no stage by more than 0.1."]
+    return [
+        *lines,
+        f"Adapting changed it most at “{most}”, from {number(known[most])} to"
+        f" {number(after[most])}" + _first_stage(both, most, known, after),
+    ]
+
+
+def _at(distances: dict[str, float], value: float) -> str:
+    stages = [name for name, distance in distances.items() if abs(distance - value) < SAME_NUMBER]
+    more = len(stages) - 1
+    others = f" and {more} other stage{'s' if more > 1 else ''}" if more else ""
+    return f"“{stages[0]}”{others}"
+
+
+def _first_stage(
+    layers: list[str], most: str, before: dict[str, float], after: dict[str, float]
+) -> str:
+    first = layers[0]
+    if first == most:
+        return ", the earliest stage measured."
+    if abs(after[first] - before[first]) < SAME_NUMBER:
+        return f"; at the earliest stage, “{first}”, it stayed at {number(after[first])}."
+    ends = f"from {number(before[first])} to {number(after[first])}"
+    return f"; at the earliest stage, “{first}”, {ends}."

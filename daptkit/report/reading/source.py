@@ -1,0 +1,111 @@
+"""Sentences on the source’s validation images: scores and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from daptkit.report.reading.words import (
+    Report,
+    count,
+    is_adapted,
+    last,
+    number,
+    percent,
+    with_interval,
+)
+
+KEPT = 0.02
+"""Loss of balanced accuracy on the source up to which the task counts as kept."""
+
+ROUGH = 0.15
+"""Width of an interval above which a small loss could not be seen."""
+
+
+def task_kept(report: Report) -> str:
+    """Say whether the model still knows the source’s task."""
+    scores = report["source_validation"]
+    after = scores[last(report)]["balanced_accuracy"]
+    n = count(scores[last(report)]["n"])
+    start = (
+        f"On {n} source images held out from training the"
+        f" {'adapted model' if is_adapted(report) else 'model'} has a balanced accuracy of"
+        f" {with_interval(after)}"
+    )
+    if after["value"] is None:
+        return "The balanced accuracy on the source could not be measured."
+    before = scores["source-only"]["balanced_accuracy"] if is_adapted(report) else {"value": None}
+    if before["value"] is None:
+        return f"{start}."
+    old = f"{start}, against {percent(before['value'])} for the source-only model"
+    lost = before["value"] - after["value"]
+    if lost <= KEPT and _is_rough(after):
+        return f"{old}: no loss is seen, but {n} images would not show a small one."
+    if lost <= KEPT:
+        return f"{old}: the task at the source is kept."
+    if before.get("low") is not None and after["value"] >= before["low"]:
+        return f"{old}: lower, but within the uncertainty of {n} images."
+    return f"{old}: alignment cost it some of the task at the source."
+
+
+def _is_rough(estimate: Mapping[str, float | None]) -> bool:
+    low, high = estimate.get("low"), estimate.get("high")
+    return low is None or high is None or high - low > ROUGH
+
+
+def sampling(report: Report) -> str:
+    """Say what the scores on the source rest on."""
+    score = report["source_validation"][last(report)]
+    patients = f" of {count(score['groups'])} patients" if score["interval"] == "patient" else ""
+    return (
+        f"Scored on {count(score['n'])} source images{patients} that were kept out of training."
+        f" {interval_sentence(score)}"
+    )
+
+
+def interval_sentence(score: Report) -> str:
+    """Say how the intervals of a score were made."""
+    if not score["n_bootstrap"]:
+        return "No intervals were computed."
+    whole = f"Intervals are 95% bootstrap intervals ({count(score['n_bootstrap'])} resamples) over"
+    if score["interval"] == "patient":
+        return f"{whole} whole patients."
+    return (
+        f"{whole} single images: no patients are known, so where images share one the"
+        " intervals are too narrow."
+    )
+
+
+def calibration(report: Report, model: str) -> str:
+    """Compare the calibration error before and after calibrating."""
+    curves = report["calibration"][model]
+    raw, fitted = curves["uncalibrated"]["ece"], curves["calibrated"]["ece"]
+    text = (
+        f"Expected calibration error {number(raw, 3)} uncalibrated, {number(fitted, 3)} calibrated."
+    )
+    gap = _mean_gap(curves["uncalibrated"]["bins"])
+    if gap is None or abs(gap) < 0.02:
+        return text
+    word = "too sure" if gap > 0 else "not sure enough"
+    return f"{text} Uncalibrated, the model was {word} of itself."
+
+
+def _mean_gap(bins: list[dict[str, float]]) -> float | None:
+    total = sum(b["n"] for b in bins)
+    if not total:
+        return None
+    return sum(b["n"] * (b["confidence"] - b["accuracy"]) for b in bins) / total
+
+
+def calibration_basis(report: Report) -> str:
+    """Say what the reliability diagrams rest on and what they do not show."""
+    curves = report["calibration"][last(report)]
+    where = (
+        f"Measured on {count(curves['n'])} source images, the very ones that the calibration"
+        " was fitted on, so the calibrated curve is flattering."
+    )
+    if curves["cross_fitted"]:
+        where += (
+            " There were few held-out images of some class, so models trained on parts of the"
+            " source, each judged on the rest, gave these predictions."
+        )
+    return f"{where} It says nothing about the target site."

@@ -1,0 +1,235 @@
+"""Sentences that read the curves of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from daptkit.report.reading.words import Report, is_adapted, number, percent, significant
+
+CHANCE = 0.5
+"""Accuracy of a discriminator that cannot tell two equally frequent sites apart."""
+
+CLEAR = 0.05
+"""Change of a discriminator's accuracy that is told as a change."""
+
+SWINGING = 0.1
+"""Mean change between logged values, beyond that from start to end, that is told as swinging."""
+
+STILL_APART = 1.5
+"""Proxy A-distance from which on the sites count as still told apart."""
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One series of training, as its figure shows it.
+
+    Args:
+        key: name of the series in report.json, unique within ``kind``.
+        kind: ``lr``, ``losses``, ``logged`` or ``epoch``.
+        title: for people.
+        lines: model -> (steps, values).
+        reading: what the curve says, one or two sentences.
+        is_share: values lie in [0, 1] and are written as percentages.
+        chance: value to mark as chance, if there is one.
+    """
+
+    key: str
+    kind: str
+    title: str
+    lines: dict[str, tuple[Sequence[float], Values]]
+    reading: str
+    is_share: bool
+    chance: float | None
+
+
+def panels(report: Report) -> list[Panel]:
+    """Return one panel for each series that either model has."""
+    training = report["training"]
+    models = [m for m in report["models"] if m in training]
+    kinds = (("losses", "step"), ("lr", "step"), ("logged", "step"), ("epoch", "epoch_step"))
+    made = []
+    for kind, axis in kinds:
+        series = {m: _series(training[m], kind) for m in models}
+        for key in _in_order(series):
+            lines = {m: (training[m][axis], s[key]) for m, s in series.items() if key in s}
+            known = {m: line for m, line in lines.items() if _finite(line[1])}
+            if known:
+                made.append(_panel(report, kind, key, known))
+    return made
+
+
+def _series(training: dict[str, Any], kind: str) -> dict[str, Values]:
+    if kind == "lr":
+        return {"lr": training["lr"]}
+    series: dict[str, Values] = training[kind]
+    return series
+
+
+def _in_order(series: dict[str, dict[str, Values]]) -> list[str]:
+    return list(dict.fromkeys(key for one in series.values() for key in one))
+
+
+def _panel(
+    report: Report, kind: str, key: str, lines: dict[str, tuple[Sequence[float], Values]]
+) -> Panel:
+    discriminator = key.endswith("discriminator_accuracy")
+    share = key.endswith("accuracy")
+    model = report["models"][-1] if report["models"][-1] in lines else next(iter(lines))
+    values = lines[model][1]
+    if discriminator:
+        distance = report["divergence"][model]["proxy_a_distance"]
+        reading = read_discriminator(values, distance)
+    elif key == "source_val_loss":
+        reading = read_validation_loss(values)
+    elif kind == "losses" and _has_discriminator(report, key):
+        reading = (
+            f"From {_from_to(values, share=False)}. The less well the discriminator tells the sites"
+            " apart, the higher this loss."
+        )
+    elif kind == "losses":
+        reading = read_loss(values)
+    else:
+        reading = _ends_sentence(values, share)
+    twin = lines.get("source-only")
+    if is_adapted(report) and model == "adapted" and twin is not None and kind != "lr":
+        other = _from_to(twin[1], share)
+        same = other == _from_to(values, share)
+        reading += " The same for source-only." if same else f" Source-only: {other}."
+    return Panel(
+        key=key,
+        kind=kind,
+        title=_title(key, kind),
+        lines=lines,
+        reading=reading,
+        is_share=share,
+        chance=CHANCE if discriminator else None,
+    )
+
+
+def read_discriminator(values: Values, distance: float | None = None) -> str:
+    """Read the accuracy of a domain discriminator, 0.5 being chance.
+
+    Args:
+        values: over the run.
+        distance: proxy A-distance of the features at the end, by a fresh classifier.
+    """
+    first, end = ends(values)
+    text = f"Started at {percent(first)} and ended at {percent(end)}"
+    if end <= CHANCE + CLEAR and first <= CHANCE + 2 * CLEAR:
+        return (
+            f"{text}, near chance all along: either the features hold no trace of the site or the"
+            " discriminator learned nothing. The proxy A-distance above tells which."
+        )
+    known = _finite(values)
+    if _swing(known) > SWINGING:
+        return (
+            f"{text}, swinging between {percent(min(known))} and {percent(max(known))}:"
+            " discriminator and features take turns and do not settle."
+        )
+    if end > first + CLEAR:
+        return f"{text}: the discriminator got ahead of the alignment."
+    if end >= first - CLEAR and end >= 0.9:
+        return f"{text}: alignment has not worked against it; the features still show the site."
+    if end >= first - CLEAR:
+        return f"{text}: about the same; alignment and discriminator held each other."
+    if end <= CHANCE + CLEAR:
+        text += ": at the end the discriminator could hardly tell the sites apart."
+    else:
+        text += ": the discriminator could tell the sites apart less well at the end."
+    if distance is not None and distance >= STILL_APART:
+        text += f" A fresh classifier still can (proxy A-distance {number(distance)})."
+    return text
+
+
+def read_validation_loss(values: Values) -> str:
+    """Read the loss on the source’s validation images after every epoch."""
+    known = _finite(values)
+    lowest = min(known)
+    epoch = next(i for i, v in enumerate(values, 1) if v == lowest)
+    text = (
+        f"Lowest after epoch {epoch} ({significant(lowest)}), {significant(known[-1])} at the end"
+    )
+    if len(known) > 2 and known[-1] > 1.1 * lowest and known[-1] - lowest > 0.01:
+        return f"{text}: it rose again, a sign of overfitting to the source’s training images."
+    return f"{text}: no sign of overfitting."
+
+
+def read_loss(values: Values) -> str:
+    """Read a training loss: where it started and ended, and whether it rose at the end."""
+    known = _finite(values)
+    text = _from_to(values, share=False)
+    smooth = _smoothed(known)
+    span = max(smooth) - min(smooth)
+    rose = smooth[-1] - min(smooth)
+    if len(smooth) > 4 and span > 0.05 * abs(smooth[0]) and rose > 0.25 * span:
+        late = smooth.index(min(smooth)) >= len(smooth) // 2
+        return f"From {text}; it rose {'at the end' if late else 'after an early minimum'}."
+    return f"From {text}."
+
+
+def ends(values: Values) -> tuple[float, float]:
+    """Return the mean of the first and of the last tenth of the values that are known."""
+    known = _finite(values)
+    few = max(1, len(known) // 10)
+    return math.fsum(known[:few]) / few, math.fsum(known[-few:]) / few
+
+
+def _swing(known: list[float]) -> float:
+    way = math.fsum(abs(b - a) for a, b in pairwise(known))
+    return (way - abs(known[-1] - known[0])) / max(1, len(known) - 1)
+
+
+def _smoothed(known: list[float]) -> list[float]:
+    width = max(1, len(known) // 10)
+    return [
+        math.fsum(known[i : i + width]) / len(known[i : i + width])
+        for i in range(0, len(known), width)
+    ]
+
+
+def _has_discriminator(report: Report, key: str) -> bool:
+    method, slash, _ = key.partition("/")
+    logged = report["training"][report["models"][-1]]["logged"]
+    return bool(slash) and any(
+        name.startswith(f"{method}/") and name.endswith("discriminator_accuracy") for name in logged
+    )
+
+
+def _ends_sentence(values: Values, share: bool) -> str:
+    known = _finite(values)
+    if min(known) == max(known):
+        return f"{percent(known[0]) if share else significant(known[0])} throughout."
+    return f"From {_from_to(values, share)}."
+
+
+def _from_to(values: Values, share: bool) -> str:
+    if not _finite(values):
+        return "not known"
+    write = percent if share else significant
+    first, end = (write(value) for value in ends(values))
+    return f"{first} to {end}"
+
+
+def _finite(values: Values) -> list[float]:
+    return [float(v) for v in values if v is not None]
+
+
+def _title(key: str, kind: str) -> str:
+    known = {
+        "lr": "Learning rate",
+        "classification": "Classification loss",
+        "source_accuracy": "Source training accuracy",
+        "source_val_loss": "Source validation loss",
+        "source_val_accuracy": "Source validation accuracy",
+    }
+    method, slash, name = key.partition("/")
+    if key in known or not slash:
+        return known.get(key, key.replace("_", " "))
+    words = name.replace("_", " ")
+    return f"{method}: {words} loss" if kind == "losses" else f"{method}: {words}"

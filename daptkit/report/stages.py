@@ -1,0 +1,231 @@
+"""How far the domains are apart at each stage of a network, from the image to the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from daptkit.errors import UsageError
+from daptkit.model import AdaptNet
+from daptkit.model.network import evaluating
+from daptkit.report.embedding import sample_rows
+from daptkit.shift import mmd2, proxy_a_distance
+from daptkit.train.adaptation import Trained
+from daptkit.train.deliver import Delivered
+from daptkit.train.device import full_precision
+from daptkit.train.domains import Domain, Rows
+from daptkit.train.inference import as_numpy, forward_rows
+
+Floats = npt.NDArray[np.float64]
+
+MAX_STAGES = 5
+MAX_PER_DOMAIN = 256
+_CHUNK = 32
+"""Images whose full maps are in memory at once."""
+_PREFIX = "backbone."
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A layer to tap.
+
+    Args:
+        label: name for people.
+        tap: what :class:`daptkit.model.AdaptNet` calls it.
+        channels: number of channels where the network tells it.
+    """
+
+    label: str
+    tap: str
+    channels: int | None = None
+
+
+def stage_layers(net: AdaptNet) -> list[Stage]:
+    """Return at most five stages of the backbone in order, then features and logits.
+
+    Backbone stages are those that timm lists for the network, else its top-level children that
+    have parameters. A stage whose output is not one tensor with a row per image is left out.
+    """
+    found = _listed(net.backbone) or _children(net.backbone)
+    usable = [stage for stage in found if _works(net, stage)]
+    features = "features (bottleneck)" if net.config.bottleneck else "features"
+    return [*_spread(usable), Stage(features, "features"), Stage("logits", "logits")]
+
+
+def stage_divergences(trained: Trained) -> dict[str, Any]:
+    """Return proxy A-distance and MMD^2 of source and target at each stage of each model.
+
+    Maps (N, C, H, W) and tokens (N, T, C) are reduced to mean and standard deviation of each
+    channel over places. At most 256 images a domain, drawn by the run's seed; the source's are
+    those that the run's divergences are measured on.
+
+    Returns:
+        ``{"shown", "layers", "proxy_a_distance", "mmd2", "note"}``, or ``{"layers": [], "note"}``
+        where nothing could be tapped.
+    """
+    seed, data = trained.config.seed, trained.prepared.data
+    rows = {
+        "source": sample_rows(trained.twin.passes.source_rows, MAX_PER_DOMAIN, seed),
+        "target": sample_rows(data.target_rows, MAX_PER_DOMAIN, seed),
+    }
+    stages = stage_layers(trained.twin.net)
+    if not any(stage.tap.startswith(_PREFIX) for stage in stages):
+        return {"layers": [], "note": "No stage of this network returns one tensor of features."}
+    models = {"source-only": trained.twin}
+    if trained.adapted is not None:
+        models["adapted"] = trained.adapted
+    distances = {
+        name: _distances(summaries, rows, trained, seed)
+        for name, summaries in _summaries(models, stages, rows, trained).items()
+    }
+    return {
+        "shown": {domain: len(chosen) for domain, chosen in rows.items()},
+        "layers": [stage.label for stage in stages],
+        "proxy_a_distance": {name: [a for a, _ in found] for name, found in distances.items()},
+        "mmd2": {name: [b for _, b in found] for name, found in distances.items()},
+        "note": _note(trained),
+    }
+
+
+def _note(trained: Trained) -> str | None:
+    if trained.config.finetune != "frozen" or trained.adapted is None:
+        return None
+    return "The backbone is frozen, so its stages are the same in both models."
+
+
+def _listed(backbone: nn.Module) -> list[Stage]:
+    """Return the stages that timm lists."""
+    listed: Any = getattr(backbone, "feature_info", None)
+    modules = dict(backbone.named_modules())
+    stages = []
+    for entry in listed if isinstance(listed, list) else []:
+        path = entry.get("module") if isinstance(entry, dict) else None
+        if isinstance(path, str) and path in modules:
+            stages.append(Stage(path, _PREFIX + path, entry.get("num_chs")))
+    return stages
+
+
+def _children(backbone: nn.Module) -> list[Stage]:
+    """Return the top-level children with parameters, inside a lone wrapper where there is one."""
+    path, module = "", backbone
+    while True:
+        children = [(n, c) for n, c in module.named_children() if any(True for _ in c.parameters())]
+        if len(children) != 1 or not any(True for _ in children[0][1].children()):
+            break
+        path, module = f"{path}{children[0][0]}.", children[0][1]
+    return [Stage(path + name, _PREFIX + path + name) for name, _ in children]
+
+
+def _spread(stages: Sequence[Stage]) -> list[Stage]:
+    """Return at most five of the stages, evenly apart, the last among them."""
+    if len(stages) <= MAX_STAGES:
+        return list(stages)
+    return [stages[i] for i in np.linspace(0, len(stages) - 1, MAX_STAGES).round().astype(int)]
+
+
+@torch.no_grad()
+def _works(net: AdaptNet, stage: Stage) -> bool:
+    size = net.config.img_size
+    blank = torch.zeros(2, net.config.in_chans, size, size, device=net.mean.device)
+    try:
+        with evaluating(net):
+            _, taps = net(blank, (stage.tap,))
+    except UsageError:
+        return False
+    tap = taps.get(stage.tap)
+    return tap is not None and 2 <= tap.ndim <= 4 and len(tap) == 2
+
+
+Summaries = dict[str, dict[str, Floats]]
+"""Channel statistics (N, F) by tap and domain."""
+
+
+def _summaries(
+    models: Mapping[str, Delivered],
+    stages: Sequence[Stage],
+    rows: Mapping[str, Rows],
+    trained: Trained,
+) -> dict[str, Summaries]:
+    """Return the channel statistics of every stage, in order, of each model."""
+    data = trained.prepared.data
+    domains = {"source": data.source, "target": data.target}
+    images = {name: replace(domain, trunk=None) for name, domain in domains.items()}
+    if not data.from_trunk:
+        return {name: _of_domains(model, stages, images, rows) for name, model in models.items()}
+    inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
+    shared = _of_domains(models["source-only"], inside, images, rows)
+    rest = stages[len(inside) :]
+    return {
+        name: {**shared, **_of_domains(model, rest, domains, rows)}
+        for name, model in models.items()
+    }
+
+
+def _of_domains(
+    model: Delivered,
+    stages: Sequence[Stage],
+    domains: Mapping[str, Domain],
+    rows: Mapping[str, Rows],
+) -> Summaries:
+    found = {name: _of_rows(model, stages, domains[name], rows[name]) for name in domains}
+    return {stage.tap: {name: found[name][stage.tap] for name in domains} for stage in stages}
+
+
+def _of_rows(
+    model: Delivered, stages: Sequence[Stage], domain: Domain, rows: Rows
+) -> dict[str, Floats]:
+    precision = full_precision(model.fit.passes.precision.device)
+    layers = tuple(stage.tap for stage in stages)
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    step = min(_CHUNK, domain.chunk)
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step]
+        _, taps = forward_rows(model.net, domain, chunk, layers=layers, precision=precision)
+        for stage in stages:
+            parts[stage.tap].append(channel_statistics(taps[stage.tap], stage.channels))
+    return {layer: as_numpy(torch.cat(found)) for layer, found in parts.items()}
+
+
+def channel_statistics(tap: Tensor, channels: int | None = None) -> Tensor:
+    """Return mean and standard deviation of each channel over places, (N, 2 C).
+
+    Args:
+        tap: (N, C, H, W), (N, T, C), or (N, C), which is returned as it is.
+        channels: C where known: tells (N, H, W, C) from (N, C, H, W), and (N, C, T) from (N, T, C).
+    """
+    if tap.ndim == 2:
+        return tap
+    last = tap.ndim == 3
+    if channels in (tap.shape[1], tap.shape[-1]) and tap.shape[1] != tap.shape[-1]:
+        last = tap.shape[-1] == channels
+    places = tap.flatten(1, -2) if last else tap.flatten(2).transpose(1, 2)  # (N, P, C)
+    deviation = places.var(dim=1, correction=0).sqrt()
+    return torch.cat([places.mean(dim=1), deviation], dim=1)
+
+
+def _distances(
+    summaries: Summaries, rows: Mapping[str, Rows], trained: Trained, seed: int
+) -> list[tuple[float | None, float | None]]:
+    """Return proxy A-distance and MMD^2 of each stage; ``None`` for what is not finite."""
+    data = trained.prepared.data
+    measured = partial(
+        proxy_a_distance,
+        source_groups=data.source.groups[rows["source"]],
+        target_groups=data.target.groups[rows["target"]],
+        seed=seed,
+    )
+    found: list[tuple[float | None, float | None]] = []
+    for domains in summaries.values():
+        pair = domains["source"], domains["target"]
+        if all(np.isfinite(values).all() for values in pair):
+            found.append((measured(*pair), mmd2(*pair, seed=seed)))
+        else:
+            found.append((None, None))
+    return found
