@@ -53,6 +53,22 @@ class Nothing(MeanGap):
         return {}
 
 
+class Sharpness(Method):
+    """Of the target's predictions alone: no feature takes part."""
+
+    gathers = True
+
+    def losses(
+        self, source: DomainBatch | None, target: DomainBatch, ctx: StepContext
+    ) -> dict[str, Tensor]:
+        logits = ctx.gather(target.logits) if self.gathers else target.logits
+        return {"sharpness": torch.softmax(logits, 1).square().mean()}
+
+
+class LocalSharpness(Sharpness):
+    gathers = False
+
+
 def make(cls: type[Method]) -> Method:
     return cls(NoOptions(), make_task())
 
@@ -63,6 +79,12 @@ def test_global_batch_check_passes_what_gathers_and_finds_what_does_not() -> Non
         assert_global_batch(make(PerProcessWeights))
     with pytest.raises(AssertionError, match="no loss"):
         assert_global_batch(make(Nothing))
+
+
+def test_global_batch_check_of_a_method_that_reads_predictions_only() -> None:
+    assert_global_batch(make(Sharpness))
+    with pytest.raises(AssertionError):
+        assert_global_batch(make(LocalSharpness))
 
 
 def test_gap_of_means_closes_under_a_loss_that_aligns() -> None:

@@ -1,7 +1,8 @@
 """Models: timm backbones with bottleneck and head, local weights, feature cache, model folders."""
 
+from daptkit.cachedir import default_cache_dir
 from daptkit.model.build import build_model
-from daptkit.model.cache import FeatureCache, default_cache_dir
+from daptkit.model.cache import FeatureCache
 from daptkit.model.config import ModelConfig, parse_model_kwargs, resolve_model_config
 from daptkit.model.files import WeightsReport
 from daptkit.model.folder import LoadedModel, load_model_folder, save_model_folder

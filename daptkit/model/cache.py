@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -40,14 +39,6 @@ class Images(Protocol):
 
     def prefetch(self, batches: Iterable[npt.NDArray[np.int64]], /) -> Iterator[Tensor]:
         """Yield the images (N, C, H, W) of each array of row numbers."""
-
-
-def default_cache_dir() -> Path:
-    """Return ``$DAPTKIT_CACHE``, else ``daptkit`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("DAPTKIT_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "daptkit"
 
 
 class FeatureCache:
