@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from daptkit.recipes import adapt, evaluate, predict
+    from daptkit.recipes import adapt, build_report, demo, evaluate, predict
 
-__all__ = ["__version__", "adapt", "evaluate", "predict"]
+__all__ = ["__version__", "adapt", "build_report", "demo", "evaluate", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the pipelines on first use, so that importing daptkit does not import torch."""
-    if name in ("adapt", "predict", "evaluate"):
+    if name != "__version__" and name in __all__:
         from daptkit import recipes
 
         return getattr(recipes, name)

@@ -152,9 +152,9 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def note(*arguments: Any, **options: Any) -> Any:
         calls.append((arguments, options))
-        return SimpleNamespace(summary="", data={})
+        return SimpleNamespace(summary="", data={}, out=Path("run"))
 
-    fake.adapt, fake.predict = note, note
+    fake.adapt = fake.predict = fake.build_report = fake.demo = note
     fake.evaluate = lambda *arguments, **options: calls.append((arguments, options)) or {}
     monkeypatch.setitem(sys.modules, "daptkit.recipes", fake)
     return calls
@@ -168,7 +168,8 @@ def test_commands_are_accepted(
     assert found or page.name == "CONTRIBUTING.md"
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
-    called = [a for a in found if a[0] in ("adapt", "predict", "evaluate") and "--help" not in a]
+    pipelines = ("adapt", "predict", "evaluate", "report", "demo")
+    called = [a for a in found if a[0] in pipelines and "--help" not in a]
     assert len(recipes) == len(called)
 
 

@@ -6,6 +6,8 @@ from daptkit.data.image import DecodedImage, Reader
 from daptkit.data.imageset import ImageSet, to_float
 from daptkit.data.labels import class_names, encode_labels
 from daptkit.data.order import batch_indices, steps_per_epoch
+from daptkit.data.phantom import PHANTOM_CLASSES
+from daptkit.data.simulate import SimulatedSite, simulate_sites
 from daptkit.data.sources import read_table
 from daptkit.data.splits import train_val_split
 from daptkit.data.table import ImageTable, choose_split, concat_tables
@@ -17,7 +19,9 @@ __all__ = [
     "DecodedImage",
     "ImageSet",
     "ImageTable",
+    "PHANTOM_CLASSES",
     "Reader",
+    "SimulatedSite",
     "auto_preset",
     "batch_indices",
     "choose_split",
@@ -26,6 +30,7 @@ __all__ = [
     "encode_labels",
     "fit_conversion",
     "read_table",
+    "simulate_sites",
     "steps_per_epoch",
     "to_float",
     "train_val_split",

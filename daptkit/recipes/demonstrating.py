@@ -41,7 +41,7 @@ class DemoPlan:
 
     n_images: int = 2000
     size: int = 48
-    epochs: int = 20
+    epochs: int = 30
     report: bool = True
 
     def options(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def demo(
         reporter: where progress goes; nowhere by default.
 
     Raises:
-        UsageError: ``out`` is not empty. PluginError: dann or bbse is not installed.
+        UsageError: ``out`` is not empty, or dann or bbse is not installed.
     """
     report = reporter or SilentReporter()
     return run_demo(Path(out), DemoPlan(), seed, device, workers, report)
@@ -134,12 +134,12 @@ def summary_of(data: Mapping[str, Any]) -> str:
     before, after = data["scores"]["source-only"], data["scores"]["adapted"]
     lines = [
         "Both sites are synthetic: drawn phantoms of chest slices, no patient's images.",
-        f"  source  {data['n']['source']} labelled images",
-        f"  target  {data['n']['target']} images, trained on without labels; its scanner has less"
-        " contrast, darker",
-        "          middle tones, blur and noise, and fewer of its images show a lesion",
+        f"  source  {data['n_train']} labelled images to train on",
+        f"  target  {data['n_train']} images to adapt to, without their labels; the scanner has"
+        " less",
+        "          contrast, darker middle tones, blur and noise, and fewer images show a lesion",
         "",
-        f"True scores on {before['n']} test images of the target, with 95% intervals:",
+        f"True scores on {before['n']} further images of the target, with 95% intervals:",
         f"{'':<20}{'before: source-only':<24}after: {data['method']}",
         *(
             f"{title:<20}{_interval(before[name]):<24}{_interval(after[name])}"
@@ -179,7 +179,7 @@ def _data(
         "sites": str(out / "sites"),
         "run": str(run.root),
         "report": str(run.report) if plan.report else None,
-        "n": {"source": plan.n_images, "target": plan.n_images},
+        "n_train": plan.n_images - scores["adapted"]["n"],
         "scores": scores,
         "gain": {
             name: scores["adapted"][name]["value"] - scores["source-only"][name]["value"]

@@ -15,6 +15,9 @@ COMMANDS = [
     ("adapt", "-m", "alpha", "--help"),
     ("predict", "--help"),
     ("evaluate", "--help"),
+    ("report", "--help"),
+    ("demo", "--help"),
+    ("doctor", "--help"),
 ]
 
 
