@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from daptkit.config import AdaptConfig, resolve_config
 from daptkit.host import method_options
+from daptkit.model import build_model, resolve_model_config
 from daptkit.report.embedder import Embedder
 from daptkit.train.adaptation import Trained, run_adaptation
 from daptkit.train.prepare import Prepared
@@ -40,6 +42,26 @@ def write_site(folder: Path, n: int, seed: int, *, contrast: float = 1.0) -> Pat
             patient = f"{CANARY}-{seed}-{row // 2}"
             writer.writerow([name, CLASSES[label], patient, f"ward {row // 2 % 2}"])
     return folder / "images.csv"
+
+
+def backbone_weights(folder: Path) -> Path:
+    """Write weights of the run's network, which a frozen run needs."""
+    config = resolve_model_config(
+        "daptkit_lenet",
+        (),
+        img_size=EDGE,
+        in_chans=1,
+        mean=(0.5,),
+        std=(0.5,),
+        num_classes=len(CLASSES),
+        bottleneck=16,
+        dropout=0.0,
+        factories={},
+    )
+    torch.manual_seed(0)
+    path = folder / f"{CANARY}-weights.pth"
+    torch.save(build_model(config).backbone.state_dict(), path)
+    return path
 
 
 def report_config(folder: Path, **values: Any) -> AdaptConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from daptkit.cli.main import INTERRUPTED, run
 from daptkit.host import load_methods
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.plugin import MethodSpec
+from daptkit.recipes import demo
 from daptkit.testing import assert_global_batch, make_batch, make_step, make_task
 from make_sites import make_sites
 
@@ -176,14 +178,19 @@ def test_commands_are_accepted(
 def test_the_one_line_uses_what_is_there() -> None:
     (line,) = [line for line in text().splitlines() if "pip install -r" in line]
     parts = [shlex.split(part) for part in line.split("&&")]
-    assert [part[0] for part in parts] == ["python3", ".", "pip", "python", "daptkit"]
+    assert [part[0] for part in parts] == ["python3", ".", "pip", "daptkit"]
     assert (ROOT / parts[2][-1]).is_file()
-    assert (ROOT / parts[3][1]).is_file()
-    drawn, arguments = parts[3][2], parts[4]
-    for flag, site in (("--source", "source"), ("--target", "target")):
-        assert arguments[arguments.index(flag) + 1] == f"{drawn}/{site}"
-    ignored = (ROOT / ".gitignore").read_text().split()
-    assert f"{drawn.split('/')[0]}/" in ignored
+    assert parts[3] == ["daptkit", "demo"]
+    out = inspect.signature(demo).parameters["out"].default
+    assert f"`{out}/run/report.html`" in text()
+    assert f"{out}/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_pages_of_the_examples_are_linked() -> None:
+    pages = [p.parent.name for p in ROOT.glob("examples/*/README.md")]
+    assert len(pages) == 3
+    index = text(ROOT / "examples" / "README.md")
+    assert all(f"({name}/README.md)" in index for name in pages)
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +206,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found["result"].data["methods"].keys() == {"dann", "bbse"}
     assert 0 <= found["scores"]["balanced_accuracy"]["value"] <= 1
     assert (tmp_path / "new.csv").is_file()
+    assert found["page"] == Path("run/report.html") and found["page"].is_file()
 
 
 @each_page

@@ -126,7 +126,7 @@ def test_protocol_with_a_chatty_library() -> None:
             "not finite",
         ),
         ("import sys; sys.modules['umap'] = None\n", True, "umap-learn is not installed"),
-        (FAKE_UMAP.replace("return", "raise MemoryError('/home/x');"), True, "(MemoryError)"),
+        (FAKE_UMAP.replace("return", "raise MemoryError('/secret/x');"), True, "(MemoryError)"),
     ],
 )
 def test_a_faulty_process_costs_a_pca_with_the_reason(code: str, script: bool, reason: str) -> None:

@@ -168,10 +168,13 @@ def test_panels_are_generic_over_plugins(report: dict[str, Any]) -> None:
     training = {
         "adapted": report["training"]["adapted"]
         | {
-            "losses": {"mine/pull": [1.0, 0.5]},
-            "logged": {"mine/pair_discriminator_accuracy": [0.9, 0.6], "empty": [None, None]},
-            "step": [1, 2],
-            "lr": [0.1, 0.1],
+            "losses": {"mine/pull": [1.0, 0.9, 0.8, 0.6, 0.5]},
+            "logged": {
+                "mine/pair_discriminator_accuracy": [0.9, 0.8, 0.7, 0.65, 0.6],
+                "empty": [None] * 5,
+            },
+            "step": [1, 2, 3, 4, 5],
+            "lr": [0.1] * 5,
         }
     }
     made = {panel.key: panel for panel in panels(report | {"training": training})}
@@ -229,7 +232,8 @@ def test_reading_of_stages(report: dict[str, Any]) -> None:
 def test_stages_that_are_alike_are_counted(report: dict[str, Any]) -> None:
     def with_stages(before: list[float], after: list[float]) -> dict[str, Any]:
         distances = {"source-only": before, "adapted": after}
-        stages = {"layers": ["a", "b", "c"], "proxy_a_distance": distances}
+        shown = {"source": 256, "target": 240}
+        stages = {"layers": ["a", "b", "c"], "shown": shown, "proxy_a_distance": distances}
         return report | {"stages": stages}
 
     far, change = stage_sentences(with_stages([2.0, 2.0, 0.6], [2.0, 2.0, 0.9]))

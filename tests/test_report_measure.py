@@ -240,13 +240,32 @@ def test_options_shown_hold_no_path() -> None:
         out="/runs/1",
         pretrained_path="/weights/w.pth",
         init_from="/models/m",
-        model_kwargs=("pad_type=same", "checkpoint=/weights/x.pth"),
-        method_options={"x": {"table": "C:\\data\\t.csv", "weight": 0.5}},
+        model_kwargs=("pad_type=same", "rate=0.1", "checkpoint_path=x.pth", "/weights/x.pth"),
+        method_options={
+            "x": {
+                "table": "C:\\data\\t.csv",
+                "weight": 0.5,
+                "bank_file": "data.pt",
+                "sizes": (3, 4),
+                "folders": ("data a", "data b"),
+                "place": Path("data.csv"),
+            }
+        },
     )
     shown = options_shown(config)
     assert "/" not in json.dumps(shown)
     assert "data" not in json.dumps(shown)
-    assert shown["model_kwargs"] == ["pad_type=same", "checkpoint=(a path)"]
+    assert shown["model_kwargs"] == [
+        "pad_type=same",
+        "rate=0.1",
+        "checkpoint_path=(a path)",
+        "(a path)",
+    ]
+    assert (shown["x.bank_file"], shown["x.place"], shown["x.sizes"]) == (
+        "(a path)",
+        "(a path)",
+        [3, 4],
+    )
     assert (shown["x.table"], shown["x.weight"], shown["lr"]) == ("(a path)", 0.5, 0.01)
 
 

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from daptkit.errors import DaptkitError, DataError, UsageError
+from daptkit.errors import DaptkitError, DataError, Terminated, UsageError
 from daptkit.model import load_model_folder
 from daptkit.report.build import build_report, report_trained, write_measures
 from daptkit.report.embedder import Embedder
@@ -21,8 +22,9 @@ from daptkit.report.restore import restore
 from daptkit.run import RunFolder
 from daptkit.testing import imports_torch
 from daptkit.train.adaptation import Trained
+from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.progress import SilentReporter
-from report_runs import CANARY, dead_embedder, finished
+from report_runs import CANARY, backbone_weights, dead_embedder, finished
 
 SILENT = SilentReporter()
 
@@ -230,3 +232,40 @@ def test_the_embedder_warms_up_only_for_enough_images(original: Trained) -> None
         embedder.warm_up(original.prepared)
         assert embedder.started
     assert load_model_folder(original.folder.model).classes == original.prepared.classes
+
+
+def test_cross_fitted_logits_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = str(backbone_weights(tmp_path))
+    trained = finished(tmp_path, method="none", finetune="frozen", pretrained_path=weights)
+    assert trained.twin.held_out.folds > 1
+    asked: list[int] = []
+
+    def trained_again(*given: Any) -> HeldOut:
+        asked.append(1)
+        return held_out(*given)
+
+    monkeypatch.setattr("daptkit.report.restore.held_out", trained_again)
+    kept = trained.folder.root / "held_out.safetensors"
+    whole = kept.read_bytes()
+    for content, calls in ((whole, 0), (whole[:200], 1), (b"", 2)):
+        kept.write_bytes(content)
+        again = restore(trained.folder, SILENT, device="cpu").twin.held_out
+        assert len(asked) == calls
+        assert np.array_equal(again.logits, trained.twin.held_out.logits)
+        assert np.array_equal(again.labels, trained.twin.held_out.labels)
+        assert again.folds == trained.twin.held_out.folds
+
+
+def test_terminated_while_measuring_promises_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = str(backbone_weights(tmp_path))
+    trained = finished(tmp_path, method="none", finetune="frozen", pretrained_path=weights)
+    (trained.folder.root / "held_out.safetensors").unlink()
+
+    def stopped(*_: Any) -> HeldOut:
+        raise Terminated("terminated; a checkpoint was written. Continue with --resume.")
+
+    monkeypatch.setattr("daptkit.report.restore.held_out", stopped)
+    with pytest.raises(Terminated, match=r"^terminated; the report was not built\.$"):
+        restore(trained.folder, SILENT, device="cpu")

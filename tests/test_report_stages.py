@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from daptkit.data import to_float
 from daptkit.model import AdaptNet, build_model, resolve_model_config
+from daptkit.report.stage_cache import Distances, kept_distances
 from daptkit.report.stages import Stage, channel_statistics, stage_divergences, stage_layers
 from daptkit.shift import mmd2, proxy_a_distance
 from daptkit.train.adaptation import Trained
-from report_runs import finished
+from report_runs import backbone_weights, finished
 
 
 def network(name: str, size: int, factory: Any = None, bottleneck: int = 8) -> AdaptNet:
@@ -214,31 +215,59 @@ def test_values_that_are_not_finite_are_left_out(
 
 
 def test_a_frozen_trunk_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = resolve_model_config(
-        "daptkit_lenet",
-        (),
-        img_size=16,
-        in_chans=1,
-        mean=(0.5,),
-        std=(0.5,),
-        num_classes=3,
-        bottleneck=16,
-        dropout=0.0,
-        factories={},
-    )
-    torch.manual_seed(0)
-    net = build_model(config)
-    weights = tmp_path / "weights.pth"
-    torch.save(net.backbone.state_dict(), weights)
+    weights = backbone_weights(tmp_path)
     frozen = finished(tmp_path, finetune="frozen", pretrained_path=str(weights), method="coral")
     seen: list[int] = []
     for model in (frozen.twin, frozen.adapted):
         assert model is not None
         model.net.backbone.conv1.register_forward_hook(lambda m, i, out: seen.append(len(out)))
     found = stage_divergences(frozen)
-    assert sum(n for n in seen if n != 2) == 100 + 60  # 2: the blank pair that tries the taps
+    assert sum(n for n in seen if n > 2) == 100 + 60  # 1 and 2: blank images that try the taps
+    seen.clear()
+    assert stage_divergences(frozen) == found
+    assert not [n for n in seen if n > 2]
+    other = replace(frozen, config=replace(frozen.config, seed=1))
+    assert stage_divergences(other)["shown"] == found["shown"]
+    assert sum(n for n in seen if n > 2) == 100 + 60
     assert found["layers"][:3] == ["conv1", "conv2", "fc1"]
     before, after = found["mmd2"]["source-only"], found["mmd2"]["adapted"]
     assert before[:3] == after[:3]
     assert before[3:] != after[3:]
     assert "frozen" in found["note"]
+
+
+@pytest.mark.parametrize("content", ["", "[[1.0]]", "[[1.0, null]]", '[["nan", 0], [0, 0]]', "{}"])
+def test_a_damaged_entry_of_the_cache_is_measured_again(
+    run: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path))
+    rows = {"source": np.arange(3), "target": np.arange(4)}
+    asked: list[int] = []
+
+    def compute() -> Distances:
+        asked.append(1)
+        return [(1.5, None), (0.25, -0.01)]
+
+    def kept() -> Distances:
+        return kept_distances(run, ("backbone.conv1", "backbone.conv2"), rows, compute)
+
+    assert kept() == kept() == [(1.5, None), (0.25, -0.01)]
+    assert len(asked) == 1
+    (entry,) = (tmp_path / "stages").iterdir()
+    entry.write_text(content)
+    assert kept() == [(1.5, None), (0.25, -0.01)]
+    assert len(asked) == 2
+
+
+def test_large_maps_are_kept_a_few_at_a_time(run: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = stage_divergences(run)
+    monkeypatch.setattr("daptkit.report.stages._CHUNK_VALUES", 1)
+    seen: list[int] = []
+    handle = run.twin.net.backbone.conv1.register_forward_hook(
+        lambda module, given, out: seen.append(len(out))
+    )
+    one_by_one = stage_divergences(run)
+    handle.remove()
+    assert set(seen) == {1, 2}
+    for model in whole["mmd2"]:
+        assert one_by_one["mmd2"][model] == pytest.approx(whole["mmd2"][model], abs=1e-4)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from daptkit.config import AdaptConfig, resolve_config
-from daptkit.errors import UsageError
+from daptkit.errors import DaptkitError, UsageError
 from daptkit.host import method_options
 from daptkit.report import report_trained
 from daptkit.report.embedder import Embedder
+from daptkit.run import RunFolder
 from daptkit.train.adaptation import AdaptResult, run_adaptation
 from daptkit.train.progress import Reporter, SilentReporter
 
@@ -31,6 +34,7 @@ def adapt(
     Raises:
         UsageError: options that cannot work. DataError: data that cannot be used.
         PluginError: a method that breaks the contract. NonFiniteLossError: training diverged.
+        DaptkitError: the report failed; the model is written all the same.
     """
     if config is not None and values:
         raise UsageError("give adapt() a configuration or its fields, not both.")
@@ -42,5 +46,19 @@ def adapt(
     with Embedder() as embedder:
         trained = run_adaptation(config, report, ready=embedder.warm_up)
         report.line("the model is written; measuring what the report shows")
-        report_trained(trained, embedder)
+        with _model_is_written(trained.folder):
+            report_trained(trained, embedder)
     return trained.result
+
+
+@contextlib.contextmanager
+def _model_is_written(folder: RunFolder) -> Iterator[None]:
+    """Say of whatever goes wrong in the report that the training was not lost."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error) if isinstance(error, DaptkitError) else f"{type(error).__name__}: {error}"
+        raise DaptkitError(
+            f"the model is written in '{folder.root}', but its report is not: {why.rstrip('.')}."
+            f" Build it with 'daptkit report {folder.root}'."
+        ) from error

@@ -8,6 +8,9 @@ from typing import Any
 from daptkit.errors import DataError
 from daptkit.run import RunFolder
 
+FORMAT = 1
+"""Version of report.json, which pages of another version are not drawn from."""
+
 
 def check_run(folder: RunFolder) -> None:
     """Check that a folder is that of a finished run.

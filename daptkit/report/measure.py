@@ -19,6 +19,7 @@ from daptkit.report.embedding import (
     Projection,
     sample_rows,
 )
+from daptkit.report.finished import FORMAT
 from daptkit.report.provenance import data_facts, run_facts, sites_of
 from daptkit.report.series import training_series
 from daptkit.report.stages import stage_divergences
@@ -27,7 +28,6 @@ from daptkit.train.adaptation import Trained
 from daptkit.train.deliver import Delivered
 from daptkit.train.domains import Rows
 
-FORMAT = 1
 SOURCE_ONLY, ADAPTED = "source-only", "adapted"
 N_BOOTSTRAP = 500
 

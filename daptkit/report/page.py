@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from daptkit.errors import DaptkitError
-from daptkit.report.figures import Plot, draw, read_points
-from daptkit.report.reading import domains, frequencies, short, source, words
+from daptkit.report.figures import Plot, Points, draw, read_points
+from daptkit.report.finished import FORMAT
+from daptkit.report.reading import domains, frequencies, methods, short, source, words
 from daptkit.report.reading.training import panels
 from daptkit.run import RunFolder, atomic_write, writing
-
-FORMAT = 1
-"""Version of report.json that this page reads."""
 
 _PARTS = {
     "models": list,
@@ -58,6 +57,10 @@ def write_page(folder: RunFolder) -> Path:
     report = read_report(folder)
     points = read_points(folder.embedding, _advice(folder))
     try:
+        if not _complete(report, points):
+            raise DaptkitError(
+                f"'{folder.embedding}' does not hold the points of this report. {_advice(folder)}"
+            )
         html, plots = render(report, points)
     except (jinja2.UndefinedError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DaptkitError(
@@ -66,6 +69,12 @@ def write_page(folder: RunFolder) -> Path:
     _write_figures(folder.figures, plots)
     atomic_write(folder.report, html)
     return folder.report
+
+
+def _complete(report: words.Report, points: Mapping[tuple[str, str], Points]) -> bool:
+    """Say whether every model and domain has as many points as the report says are shown."""
+    shown = {(m, d): n for m in report["models"] for d, n in report["embedding"]["shown"].items()}
+    return shown == {place: len(part.x) for place, part in points.items()}
 
 
 def read_report(folder: RunFolder) -> dict[str, Any]:
@@ -93,7 +102,9 @@ def _advice(folder: RunFolder) -> str:
     return f"Measure again with 'daptkit report {folder.root} --remeasure'."
 
 
-def render(report: words.Report, points: Any) -> tuple[str, list[Plot]]:
+def render(
+    report: words.Report, points: Mapping[tuple[str, str], Points]
+) -> tuple[str, list[Plot]]:
     """Return the page and its plots.
 
     Args:
@@ -128,10 +139,12 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "short": short.in_short(report),
         "measures": domains.measures(report),
         "agreement": domains.agreement(report),
+        "basis": domains.basis(report),
         "stages": domains.stage_sentences(report) if stages["layers"] else [],
         "estimate": frequencies.estimate(report),
         "most_moved": frequencies.most_moved(report),
         "predictions": frequencies.predictions(report),
+        "method_reports": methods.method_reports(report),
         "task_kept": source.task_kept(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from daptkit.train.domains import Domain, Rows
 _LEFT_OUT = frozenset(
     {"source", "target", "out", "pretrained_path", "init_from", "resume", "method_options"}
 )
+_NAMES_A_FILE = re.compile("path|file|folder|dir(ectory)?$|checkpoint|url", re.IGNORECASE)
 _HIDDEN = "(a path)"
 
 
@@ -45,17 +47,28 @@ def options_shown(config: AdaptConfig) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(config) if f.name not in _LEFT_OUT]
     shown = {name: getattr(config, name) for name in names}
     # Values of a model's or a method's own options may be files.
-    shown["model_kwargs"] = [_without_path(text) for text in config.model_kwargs]
+    shown["model"] = _without_path("", config.model)
+    shown["model_kwargs"] = [_pair_without_path(text) for text in config.model_kwargs]
     for method, options in config.method_options.items():
-        shown |= {f"{method}.{name}": _without_path(value) for name, value in options.items()}
+        shown |= {f"{method}.{name}": _without_path(name, v) for name, v in options.items()}
     return shown
 
 
-def _without_path(value: Any) -> Any:
-    if not isinstance(value, str) or not {"/", "\\"} & set(value):
+def _without_path(name: str, value: Any) -> Any:
+    """Hide what is, or by its name may be, a file or a folder."""
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    name, equals, _ = value.partition("=")
-    return f"{name}={_HIDDEN}" if equals else _HIDDEN
+    if isinstance(value, Mapping):
+        return {key: _without_path(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_path(name, item) for item in value]
+    is_plain = isinstance(value, str) and not {"/", "\\"} & set(value)
+    return value if is_plain and not _NAMES_A_FILE.search(name) else _HIDDEN
+
+
+def _pair_without_path(text: str) -> str:
+    key, equals, value = text.partition("=")
+    return f"{key}={_without_path(key, value)}" if equals else str(_without_path("", text))
 
 
 def data_facts(trained: Trained) -> dict[str, Any]:

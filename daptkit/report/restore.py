@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from daptkit.config import resolve_config
-from daptkit.errors import DataError
+from daptkit.errors import DataError, Terminated
 from daptkit.host import LoadedMethod, load_methods, method_options, parse_method
 from daptkit.model import load_model_folder
 from daptkit.report.finished import read_record
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
 from daptkit.train.adaptation import Trained
-from daptkit.train.crossfit import held_out
-from daptkit.train.deliver import Delivered, run_passes
+from daptkit.train.crossfit import HeldOut, held_out
+from daptkit.train.deliver import Delivered, Passes, read_held_out, run_passes
 from daptkit.train.device import Precision, resolve_device
+from daptkit.train.domains import TaskData
 from daptkit.train.guard import memory_guard
 from daptkit.train.inference import SplitPasses
 from daptkit.train.job import FitResult
@@ -38,8 +40,8 @@ def restore(
 ) -> Trained:
     """Load the models of a finished run and pass its data through them again; nothing is written.
 
-    Held-out logits that were cross-fitted are cross-fitted again, which trains heads on cached
-    features anew.
+    Held-out logits that were cross-fitted come from the run folder; where they are missing or
+    damaged they are cross-fitted again, which trains heads on cached features anew.
 
     Args:
         folder: the run folder.
@@ -119,7 +121,28 @@ def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) ->
     return Delivered(
         net=net,
         passes=passes,
-        held_out=held_out(data, passes.val_logits, maker.make),
+        held_out=_held_out(folder, maker, passes),
         rule=rule,
         fit=fit,
+    )
+
+
+def _held_out(folder: RunFolder, maker: JobMaker, passes: Passes) -> HeldOut:
+    data = maker.prepared.data
+    kept = read_held_out(folder)
+    if kept is not None and _fits(kept, data):
+        return kept
+    try:
+        return held_out(data, passes.val_logits, maker.make)
+    except Terminated as error:
+        # What the trainer says of checkpoints does not hold here: a report has none.
+        raise Terminated("terminated; the report was not built.") from error
+
+
+def _fits(kept: HeldOut, data: TaskData) -> bool:
+    assert data.source.labels is not None
+    rows = np.sort(np.concatenate([data.train_rows, data.val_rows]))
+    width = data.task.num_classes
+    return kept.logits.shape == (len(rows), width) and np.array_equal(
+        kept.labels, data.source.labels[rows]
     )

@@ -16,6 +16,7 @@ from daptkit.errors import UsageError
 from daptkit.model import AdaptNet
 from daptkit.model.network import evaluating
 from daptkit.report.embedding import sample_rows
+from daptkit.report.stage_cache import Distances, kept_distances
 from daptkit.shift import mmd2, proxy_a_distance
 from daptkit.train.adaptation import Trained
 from daptkit.train.deliver import Delivered
@@ -28,7 +29,10 @@ Floats = npt.NDArray[np.float64]
 MAX_STAGES = 5
 MAX_PER_DOMAIN = 256
 _CHUNK = 32
-"""Images whose full maps are in memory at once."""
+_CHUNK_VALUES = 2**25
+"""Images whose full maps are in memory at once, and values of those maps."""
+_BLANK = 2
+"""Images of the pass that tries the layers; a batch of 1 could hide its axis."""
 _PREFIX = "backbone."
 
 
@@ -54,9 +58,8 @@ def stage_layers(net: AdaptNet) -> list[Stage]:
     have parameters. A stage whose output is not one tensor with a row per image is left out.
     """
     found = _listed(net.backbone) or _children(net.backbone)
-    usable = [stage for stage in found if _works(net, stage)]
     features = "features (bottleneck)" if net.config.bottleneck else "features"
-    return [*_spread(usable), Stage(features, "features"), Stage("logits", "logits")]
+    return [*_spread(_usable(net, found)), Stage(features, "features"), Stage("logits", "logits")]
 
 
 def stage_divergences(trained: Trained) -> dict[str, Any]:
@@ -81,10 +84,7 @@ def stage_divergences(trained: Trained) -> dict[str, Any]:
     models = {"source-only": trained.twin}
     if trained.adapted is not None:
         models["adapted"] = trained.adapted
-    distances = {
-        name: _distances(summaries, rows, trained, seed)
-        for name, summaries in _summaries(models, stages, rows, trained).items()
-    }
+    distances = _by_model(models, stages, rows, trained)
     return {
         "shown": {domain: len(chosen) for domain, chosen in rows.items()},
         "layers": [stage.label for stage in stages],
@@ -131,41 +131,52 @@ def _spread(stages: Sequence[Stage]) -> list[Stage]:
 
 
 @torch.no_grad()
-def _works(net: AdaptNet, stage: Stage) -> bool:
+def _usable(net: AdaptNet, stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages whose output is one tensor with a row per image."""
     size = net.config.img_size
-    blank = torch.zeros(2, net.config.in_chans, size, size, device=net.mean.device)
-    try:
-        with evaluating(net):
-            _, taps = net(blank, (stage.tap,))
-    except UsageError:
-        return False
-    tap = taps.get(stage.tap)
-    return tap is not None and 2 <= tap.ndim <= 4 and len(tap) == 2
+    blank = torch.zeros(_BLANK, net.config.in_chans, size, size, device=net.mean.device)
+
+    def taps_of(asked: Sequence[Stage]) -> dict[str, Tensor]:
+        try:
+            with evaluating(net):
+                taps: dict[str, Tensor] = net(blank, tuple(stage.tap for stage in asked))[1]
+        except UsageError:
+            return {}
+        return taps
+
+    # One pass for all of them; where one of them cannot be tapped, each on its own.
+    found = taps_of(stages) or {k: v for s in stages for k, v in taps_of([s]).items()}
+    good = {name for name, t in found.items() if 2 <= t.ndim <= 4 and len(t) == _BLANK}
+    return [stage for stage in stages if stage.tap in good]
 
 
 Summaries = dict[str, dict[str, Floats]]
 """Channel statistics (N, F) by tap and domain."""
 
 
-def _summaries(
+def _by_model(
     models: Mapping[str, Delivered],
     stages: Sequence[Stage],
     rows: Mapping[str, Rows],
     trained: Trained,
-) -> dict[str, Summaries]:
-    """Return the channel statistics of every stage, in order, of each model."""
+) -> dict[str, Distances]:
+    """Return the distances at every stage, in order, of each model."""
     data = trained.prepared.data
     domains = {"source": data.source, "target": data.target}
     images = {name: replace(domain, trunk=None) for name, domain in domains.items()}
+
+    def measured(
+        model: Delivered, some: Sequence[Stage], inputs: Mapping[str, Domain]
+    ) -> Distances:
+        return _distances(_of_domains(model, some, inputs, rows), rows, trained)
+
     if not data.from_trunk:
-        return {name: _of_domains(model, stages, images, rows) for name, model in models.items()}
+        return {name: measured(model, stages, images) for name, model in models.items()}
     inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
-    shared = _of_domains(models["source-only"], inside, images, rows)
+    taps = [stage.tap for stage in inside]
+    shared = kept_distances(trained, taps, rows, lambda: measured(trained.twin, inside, images))
     rest = stages[len(inside) :]
-    return {
-        name: {**shared, **_of_domains(model, rest, domains, rows)}
-        for name, model in models.items()
-    }
+    return {name: [*shared, *measured(model, rest, domains)] for name, model in models.items()}
 
 
 def _of_domains(
@@ -184,7 +195,7 @@ def _of_rows(
     precision = full_precision(model.fit.passes.precision.device)
     layers = tuple(stage.tap for stage in stages)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    step = min(_CHUNK, domain.chunk)
+    step = min(_CHUNK, domain.chunk, max(1, _CHUNK_VALUES // sum(model.net.dims(layers).values())))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
         _, taps = forward_rows(model.net, domain, chunk, layers=layers, precision=precision)
@@ -210,18 +221,16 @@ def channel_statistics(tap: Tensor, channels: int | None = None) -> Tensor:
     return torch.cat([places.mean(dim=1), deviation], dim=1)
 
 
-def _distances(
-    summaries: Summaries, rows: Mapping[str, Rows], trained: Trained, seed: int
-) -> list[tuple[float | None, float | None]]:
+def _distances(summaries: Summaries, rows: Mapping[str, Rows], trained: Trained) -> Distances:
     """Return proxy A-distance and MMD^2 of each stage; ``None`` for what is not finite."""
-    data = trained.prepared.data
+    data, seed = trained.prepared.data, trained.config.seed
     measured = partial(
         proxy_a_distance,
         source_groups=data.source.groups[rows["source"]],
         target_groups=data.target.groups[rows["target"]],
         seed=seed,
     )
-    found: list[tuple[float | None, float | None]] = []
+    found: Distances = []
     for domains in summaries.values():
         pair = domains["source"], domains["target"]
         if all(np.isfinite(values).all() for values in pair):

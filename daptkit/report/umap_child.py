@@ -12,6 +12,8 @@ import contextlib
 import json
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +23,7 @@ NICENESS = 10
 NEIGHBORS = 15
 MIN_DIST = 0.1
 _WARM_UP_POINTS = 64
+_WATCH_SECONDS = 1.0
 
 
 def embed(features: Any, seed: int) -> Any:
@@ -76,8 +79,17 @@ def _answer(answers: BinaryIO, compute: Callable[[], bytes]) -> None:
     answers.flush()
 
 
+def _end_with_parent() -> None:
+    """End once the parent is gone, however it ended, even in the middle of an embedding."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
 def main() -> None:
     """Serve on stdin and stdout; what libraries print goes to stderr."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from daptkit.data import ImageTable
 from daptkit.model import AdaptNet, save_model_folder
@@ -22,6 +24,9 @@ from daptkit.train.job import FitResult
 from daptkit.train.prepare import Prepared
 
 Floats = npt.NDArray[np.float64]
+
+_HELD_OUT = "held_out.safetensors"
+"""Logits that a measuring of the finished run would have to train several models for."""
 
 ENOUGH_HELD_OUT = 100
 """Held-out source images from which on divergences are measured on those alone."""
@@ -133,7 +138,25 @@ def deliver(
     )
     table = prepared.data.target.images.table
     atomic_write(folder.predictions, predictions_csv(table, passes.target_logits, rule, "target"))
+    if held_out.folds > 1:
+        atomic_write(folder.root / _HELD_OUT, save(_arrays(held_out)))
     return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
+
+
+def read_held_out(folder: RunFolder) -> HeldOut | None:
+    """Return the cross-fitted logits that a run kept; ``None`` where it kept none, or damaged."""
+    try:
+        found = load((folder.root / _HELD_OUT).read_bytes())
+        kept = HeldOut(found["logits"], found["labels"], int(found["folds"][0]))
+    except (OSError, SafetensorError, LookupError):
+        return None
+    fits = kept.logits.ndim == 2 and kept.labels.shape == kept.logits.shape[:1]
+    return kept if fits and np.isfinite(kept.logits).all() else None
+
+
+def _arrays(held_out: HeldOut) -> dict[str, npt.NDArray[Any]]:
+    folds = np.array([held_out.folds])
+    return {"logits": held_out.logits, "labels": held_out.labels, "folds": folds}
 
 
 def predictions_csv(table: ImageTable, logits: Floats, rule: PredictionRule, domain: str) -> str:

@@ -88,7 +88,9 @@ def _estimate(axes: Axes, classes: Sequence[str], prior: Mapping[str, Shares | N
     if target is None:
         return
     # Below the other marks of its row, so that the interval is not hidden by them.
-    _dots(axes, classes, target, "target estimate, 95% interval", TARGET, "D", 0.27)
+    known = low is not None and high is not None
+    label = "target estimate, 95% interval" if known else "target estimate"
+    _dots(axes, classes, target, label, TARGET, "D", 0.27)
     if low is not None and high is not None:
         axes.hlines(
             [row + 0.27 for row in range(len(classes))],

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from daptkit.report.reading.words import Report, is_adapted, last, listing, number, significant
+from daptkit.report.reading.words import (
+    Report,
+    count,
+    is_adapted,
+    last,
+    listing,
+    number,
+    significant,
+)
 
 SAME_A_DISTANCE = 0.1
 """Change of the proxy A-distance below which two models count as alike; it runs from 0 to 2."""
 
 SAME_ACCURACY = 0.02
 """The same for the k-NN domain accuracy."""
+
+LEAST = 15
+"""Images of each site below which no divergence is measured."""
+
+MOST = 2000
+"""Images of each site that a divergence is measured on at most."""
+
+SAME_MMD2 = 0.001
+"""The same for MMD²; beyond it a tenth of the value counts as a change."""
 
 SAME_NUMBER = 0.005
 """Difference below which two numbers look alike on the page."""
@@ -45,13 +63,14 @@ def measures(report: Report) -> list[Measure]:
         (
             "mmd2",
             significant,
-            "Near 0: equal distributions. Its scale depends on the features: no fixed mark.",
+            "Near 0: equal distributions; chance may take it a little below. Its scale depends on"
+            " the features: no fixed mark.",
         ),
         (
             "knn_domain_accuracy",
             number,
-            "How often an image’s nearest neighbours are from its own site. 0.5: well mixed;"
-            " 1: apart.",
+            "How often most of an image’s five nearest neighbours, of other patients, are from its"
+            " own site. 0.5: well mixed; 1: apart.",
         ),
     )
     return [
@@ -70,7 +89,10 @@ def closeness(report: Report) -> str:
     after = report["divergence"][last(report)]["proxy_a_distance"]
     scale = "(0: the sites cannot be told apart by their features; 2: they always can)"
     if after is None:
-        return "How far the sites lie apart in the features could not be measured."
+        return (
+            "How far the sites lie apart in the features could not be measured: that takes"
+            f" {LEAST} images and 2 patients of each site, and features that are not all alike."
+        )
     if not is_adapted(report):
         return (
             f"In the model’s features the sites have a proxy A-distance of {number(after)} {scale}."
@@ -80,6 +102,13 @@ def closeness(report: Report) -> str:
         return (
             f"In the adapted model’s features the sites have a proxy A-distance of {number(after)}"
             f" {scale}."
+        )
+    n = images_a_site(report)
+    if SAME_A_DISTANCE <= abs(after - before) < margin(before, after, n):
+        return (
+            f"The proxy A-distance of the sites is {number(after)} in the adapted model’s features"
+            f" and {number(before)} in the source-only model’s {scale}, a difference that chance in"
+            f" {count(n)} images a site can explain."
         )
     if abs(after - before) < SAME_A_DISTANCE:
         return (
@@ -103,13 +132,18 @@ def agreement(report: Report) -> str:
     if not is_adapted(report):
         return ""
     before, after = (report["divergence"][m] for m in report["models"])
-    tolerances = {
-        "proxy_a_distance": SAME_A_DISTANCE,
-        "mmd2": 0.1 * (before["mmd2"] or 0.0),
-        "knn_domain_accuracy": SAME_ACCURACY,
-    }
-    if any(d[key] is None for d in (before, after) for key in tolerances):
+    if any(d[key] is None for d in (before, after) for key in NAMES):
         return caution
+    n = images_a_site(report)
+    tolerances = {
+        "proxy_a_distance": margin(before["proxy_a_distance"], after["proxy_a_distance"], n),
+        # Unbiased, it may lie a little below 0.
+        "mmd2": max(0.1 * abs(before["mmd2"]), SAME_MMD2),
+        "knn_domain_accuracy": max(
+            SAME_ACCURACY,
+            _chance_of_rates(before["knn_domain_accuracy"], after["knn_domain_accuracy"], n),
+        ),
+    }
     changes = {key: after[key] - before[key] for key in tolerances}
     fell = [NAMES[key] for key in tolerances if changes[key] < -tolerances[key]]
     rose = [NAMES[key] for key in tolerances if changes[key] > tolerances[key]]
@@ -126,6 +160,40 @@ def agreement(report: Report) -> str:
     return f"{text} {caution}" if fell else text
 
 
+def basis(report: Report) -> str:
+    """Say which images the divergences are measured on."""
+    of, data = report["embedding"]["of"], report["data"]
+    target = f"{count(of['target'])} target images"
+    if of["source"] == data["source_val"]:
+        return f"Measured on {count(of['source'])} source images kept out of training and {target}."
+    return (
+        f"Measured on all {count(of['source'])} source images, those trained on included, since few"
+        f" were kept out, and {target}."
+    )
+
+
+def images_a_site(report: Report) -> int:
+    """Return how many images of each site the divergences compare."""
+    of = report["embedding"]["of"]
+    return min(MOST, int(of["source"]), int(of["target"]))
+
+
+def margin(before: float, after: float, n: int) -> float:
+    """Return the change of the proxy A-distance up to which two models count as alike.
+
+    Args:
+        before: of one model, 2 (1 - 2 err).
+        after: of the other.
+        n: images of each domain that err was counted on; chance explains a larger change in few.
+    """
+    return max(SAME_A_DISTANCE, 4 * _chance_of_rates((2 - before) / 4, (2 - after) / 4, n))
+
+
+def _chance_of_rates(first: float, second: float, n: int) -> float:
+    """Return the difference of two rates that 2n images each exceed by chance 1 time in 20."""
+    return 1.96 * math.sqrt((first * (1 - first) + second * (1 - second)) / (2 * n))
+
+
 def stage_sentences(report: Report) -> list[str]:
     """Say where in the network the sites differ, and where adapting changed that."""
     stages = report["stages"]
@@ -135,8 +203,9 @@ def stage_sentences(report: Report) -> list[str]:
     if not known:
         return []
     far, near = max(known.values()), min(known.values())
-    if far - near < SAME_A_DISTANCE:
-        first = f"equally easy to tell apart at all stages ({number(near)} to {number(far)})."
+    n = min(stages["shown"].values())
+    if far - near < margin(far, near, n):
+        first = f"about equally easy to tell apart at all stages ({number(near)} to {number(far)})."
     else:
         first = (
             f"easiest to tell apart at {_at(known, far)} ({number(far)}) and hardest at"
@@ -150,8 +219,15 @@ def stage_sentences(report: Report) -> list[str]:
     if not both:
         return lines
     most = max(both, key=lambda layer: abs(after[layer] - known[layer]))
-    if abs(after[most] - known[most]) < SAME_A_DISTANCE:
-        return [*lines, "Adapting changed it at no stage by more than 0.1."]
+    change = abs(after[most] - known[most])
+    if change < SAME_A_DISTANCE:
+        return [*lines, f"Adapting changed it at no stage by more than {SAME_A_DISTANCE:g}."]
+    if change < margin(known[most], after[most], n):
+        return [
+            *lines,
+            f"Adapting changed it most at “{most}”, from {number(known[most])} to"
+            f" {number(after[most])}, which chance in {count(n)} images a site can explain.",
+        ]
     return [
         *lines,
         f"Adapting changed it most at “{most}”, from {number(known[most])} to"

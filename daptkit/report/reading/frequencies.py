@@ -33,16 +33,18 @@ def _ends(report: Report, name: str) -> str:
 
 
 def _no_estimate(report: Report) -> str:
-    doubted = [
-        name
-        for name, said in report["method_reports"].items()
-        if isinstance(said, dict) and said.get("trusted") is False
-    ]
+    said = {name: r for name, r in report["method_reports"].items() if isinstance(r, dict)}
+    estimated = {name: r for name, r in said.items() if r.get("estimate") or r.get("prior")}
+    doubted = [name for name, r in estimated.items() if r.get("trusted") is False]
     if doubted:
         return (
             f"{listing(doubted)} estimated the target’s class frequencies but does not trust the"
-            " estimate, so it was not used and predictions keep the source’s frequencies; the notes"
-            " say why."
+            " estimate, so predictions keep the source’s frequencies; the notes say why."
+        )
+    if estimated:
+        return (
+            f"{listing(list(estimated))} estimated the target’s class frequencies, but predictions"
+            " do not use the estimate and keep the source’s frequencies."
         )
     return (
         "The target’s class frequencies were not estimated by a method of this run; predictions"

@@ -66,7 +66,7 @@ def _origin(report: Report) -> str:
         parts.append(f"{len(sites)} sites, validation images included: {names}")
     patients = report["data"]["patients"]["source"]
     if patients is not None:
-        parts.append(f"{count(patients)} patients")
+        parts.append(f"{count(patients)} patients, those of validation images included")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from daptkit.report.reading.words import (
@@ -16,6 +17,9 @@ from daptkit.report.reading.words import (
 
 KEPT = 0.02
 """Loss of balanced accuracy on the source up to which the task counts as kept."""
+
+SAME_CONFIDENCE = 0.02
+"""Gap between confidence and accuracy that is not worth telling."""
 
 ROUGH = 0.15
 """Width of an interval above which a small loss could not be seen."""
@@ -42,9 +46,11 @@ def task_kept(report: Report) -> str:
         return f"{old}: no loss is seen, but {n} images would not show a small one."
     if lost <= KEPT:
         return f"{old}: the task at the source is kept."
-    if before.get("low") is not None and after["value"] >= before["low"]:
+    if before.get("low") is None:
+        return f"{old}: lower, how surely is not known from {n} images."
+    if after["value"] >= before["low"]:
         return f"{old}: lower, but within the uncertainty of {n} images."
-    return f"{old}: alignment cost it some of the task at the source."
+    return f"{old}: adapting cost it some of the task at the source."
 
 
 def _is_rough(estimate: Mapping[str, float | None]) -> bool:
@@ -82,18 +88,25 @@ def calibration(report: Report, model: str) -> str:
     text = (
         f"Expected calibration error {number(raw, 3)} uncalibrated, {number(fitted, 3)} calibrated."
     )
-    gap = _mean_gap(curves["uncalibrated"]["bins"])
-    if gap is None or abs(gap) < 0.02:
+    bins = curves["uncalibrated"]["bins"]
+    if not bins:
+        return text
+    gap = _mean_gap(bins)
+    if abs(gap) < max(SAME_CONFIDENCE, _chance_gap(bins)):
         return text
     word = "too sure" if gap > 0 else "not sure enough"
     return f"{text} Uncalibrated, the model was {word} of itself."
 
 
-def _mean_gap(bins: list[dict[str, float]]) -> float | None:
+def _mean_gap(bins: list[dict[str, float]]) -> float:
     total = sum(b["n"] for b in bins)
-    if not total:
-        return None
     return sum(b["n"] * (b["confidence"] - b["accuracy"]) for b in bins) / total
+
+
+def _chance_gap(bins: list[dict[str, float]]) -> float:
+    """Return the gap that a calibrated model stays below in 95 of 100 such samples."""
+    variance = sum(b["n"] * b["confidence"] * (1 - b["confidence"]) for b in bins)
+    return 1.96 * math.sqrt(variance) / sum(b["n"] for b in bins)
 
 
 def calibration_basis(report: Report) -> str:

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from daptkit.report.reading.names import MEANINGS, series_title
 from daptkit.report.reading.words import Report, is_adapted, number, percent, significant
 
 CHANCE = 0.5
 """Accuracy of a discriminator that cannot tell two equally frequent sites apart."""
+
+FEW = 5
+"""Logged values below which a curve has ends but no course that could be read."""
+
+TOO_FEW = "Too few values were logged to read a course; a smaller --log-interval gives more."
 
 CLEAR = 0.05
 """Change of a discriminator's accuracy that is told as a change."""
@@ -86,7 +92,7 @@ def _panel(
         distance = report["divergence"][model]["proxy_a_distance"]
         reading = read_discriminator(values, distance)
     elif key == "source_val_loss":
-        reading = read_validation_loss(values)
+        reading = read_validation_loss(values, adapted=model == "adapted")
     elif kind == "losses" and _has_discriminator(report, key):
         reading = (
             f"From {_from_to(values, share=False)}. The less well the discriminator tells the sites"
@@ -96,6 +102,9 @@ def _panel(
         reading = read_loss(values)
     else:
         reading = _ends_sentence(values, share)
+    meaning = MEANINGS.get(key.partition("/")[2])
+    if meaning is not None:
+        reading = f"{meaning} {reading}"
     twin = lines.get("source-only")
     if is_adapted(report) and model == "adapted" and twin is not None and kind != "lr":
         other = _from_to(twin[1], share)
@@ -104,7 +113,7 @@ def _panel(
     return Panel(
         key=key,
         kind=kind,
-        title=_title(key, kind),
+        title=series_title(key, kind),
         lines=lines,
         reading=reading,
         is_share=share,
@@ -120,13 +129,15 @@ def read_discriminator(values: Values, distance: float | None = None) -> str:
         distance: proxy A-distance of the features at the end, by a fresh classifier.
     """
     first, end = ends(values)
+    known = _finite(values)
+    if len(known) < FEW:
+        return f"{_ends_sentence(values, share=True)} {TOO_FEW}"
     text = f"Started at {percent(first)} and ended at {percent(end)}"
-    if end <= CHANCE + CLEAR and first <= CHANCE + 2 * CLEAR:
+    if end <= CHANCE + CLEAR and max(_smoothed(known)) <= CHANCE + 2 * CLEAR:
         return (
             f"{text}, near chance all along: either the features hold no trace of the site or the"
             " discriminator learned nothing. The proxy A-distance above tells which."
         )
-    known = _finite(values)
     if _swing(known) > SWINGING:
         return (
             f"{text}, swinging between {percent(min(known))} and {percent(max(known))}:"
@@ -147,17 +158,28 @@ def read_discriminator(values: Values, distance: float | None = None) -> str:
     return text
 
 
-def read_validation_loss(values: Values) -> str:
-    """Read the loss on the source’s validation images after every epoch."""
+def read_validation_loss(values: Values, *, adapted: bool = False) -> str:
+    """Read the loss on the source’s validation images after every epoch.
+
+    Args:
+        values: one an epoch.
+        adapted: a method trained the model, which may cost the task at the source something.
+    """
     known = _finite(values)
     lowest = min(known)
-    epoch = next(i for i, v in enumerate(values, 1) if v == lowest)
+    if len(known) == 1:
+        return f"{significant(lowest)} after the only epoch."
     text = (
-        f"Lowest after epoch {epoch} ({significant(lowest)}), {significant(known[-1])} at the end"
+        f"Lowest after epoch {values.index(lowest) + 1} ({significant(lowest)}),"
+        f" {significant(known[-1])} at the end"
     )
-    if len(known) > 2 and known[-1] > 1.1 * lowest and known[-1] - lowest > 0.01:
-        return f"{text}: it rose again, a sign of overfitting to the source’s training images."
-    return f"{text}: no sign of overfitting."
+    if len(known) < 3:
+        return f"{text}."
+    if known[-1] <= 1.1 * lowest or known[-1] - lowest <= 0.01:
+        return f"{text}: no sign of overfitting."
+    if adapted:
+        return f"{text}: it rose again, by overfitting to the source or by what adapting costs."
+    return f"{text}: it rose again, a sign of overfitting to the source’s training images."
 
 
 def read_loss(values: Values) -> str:
@@ -194,9 +216,10 @@ def _smoothed(known: list[float]) -> list[float]:
 
 
 def _has_discriminator(report: Report, key: str) -> bool:
-    method, slash, _ = key.partition("/")
+    """Say whether a loss is that of a discriminator whose accuracy is logged."""
+    method, _, name = key.partition("/")
     logged = report["training"][report["models"][-1]]["logged"]
-    return bool(slash) and any(
+    return "domain" in name and any(
         name.startswith(f"{method}/") and name.endswith("discriminator_accuracy") for name in logged
     )
 
@@ -218,18 +241,3 @@ def _from_to(values: Values, share: bool) -> str:
 
 def _finite(values: Values) -> list[float]:
     return [float(v) for v in values if v is not None]
-
-
-def _title(key: str, kind: str) -> str:
-    known = {
-        "lr": "Learning rate",
-        "classification": "Classification loss",
-        "source_accuracy": "Source training accuracy",
-        "source_val_loss": "Source validation loss",
-        "source_val_accuracy": "Source validation accuracy",
-    }
-    method, slash, name = key.partition("/")
-    if key in known or not slash:
-        return known.get(key, key.replace("_", " "))
-    words = name.replace("_", " ")
-    return f"{method}: {words} loss" if kind == "losses" else f"{method}: {words}"

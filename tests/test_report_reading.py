@@ -1,0 +1,195 @@
+"""Sentences of the report in odd situations: none says more than its number shows."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import Any
+
+import pytest
+
+import report_data
+from daptkit.report.page import render
+from daptkit.report.reading.domains import agreement, basis, closeness, margin, stage_sentences
+from daptkit.report.reading.frequencies import estimate
+from daptkit.report.reading.methods import method_reports
+from daptkit.report.reading.short import what_was_done
+from daptkit.report.reading.source import calibration, task_kept
+from daptkit.report.reading.training import panels, read_discriminator, read_validation_loss
+
+MEASURES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return copy.deepcopy(report_data.full_report())
+
+
+def of_divergences(
+    report: dict[str, Any], before: tuple[float, ...], after: tuple[float, ...], n: int = 2000
+) -> dict[str, Any]:
+    report["divergence"] = {
+        "source-only": dict(zip(MEASURES, before, strict=True)),
+        "adapted": dict(zip(MEASURES, after, strict=True)),
+    }
+    report["embedding"]["of"] = {"source": n, "target": n + 7}
+    return report
+
+
+def test_a_difference_that_chance_explains_is_not_a_change(report: dict[str, Any]) -> None:
+    many = of_divergences(report, (1.6, 0.1, 0.9), (1.4, 0.1, 0.9))
+    assert "closer together" in closeness(many)
+    few = of_divergences(report, (1.6, 0.1, 0.9), (1.4, 0.1, 0.9), n=20)
+    assert "closer" not in closeness(few)
+    assert "chance in 20 images a site can explain" in closeness(few)
+    assert "None of the three measures changed much." in agreement(few)
+    # The error rates are 0.1 and 0.15, each counted on 40 images; A = 2 - 4 err.
+    spread = math.sqrt(0.1 * 0.9 / 40 + 0.15 * 0.85 / 40)
+    assert margin(1.6, 1.4, 20) == pytest.approx(4 * 1.96 * spread)
+
+
+def test_a_negative_mmd_is_not_a_change(report: dict[str, Any]) -> None:
+    near = of_divergences(report, (0.4, -0.0012, 0.55), (0.4, -0.0011, 0.55))
+    assert agreement(near) == "None of the three measures changed much."
+
+
+def test_stages_of_few_images(report: dict[str, Any]) -> None:
+    report["stages"]["shown"] = {"source": 20, "target": 30}
+    report["stages"]["proxy_a_distance"] = {
+        "source-only": [1.5, 1.4, 1.45, 1.4, 1.5, 1.5],
+        "adapted": [1.5, 1.4, 1.45, 1.4, 1.5, 1.3],
+    }
+    where, change = stage_sentences(report)
+    assert "about equally easy to tell apart" in where
+    assert "chance in 20 images a site can explain" in change
+
+
+def test_what_divergences_are_measured_on(report: dict[str, Any]) -> None:
+    report["embedding"]["of"] = {"source": 240, "target": 3571}
+    assert "240 source images kept out of training and 3,571 target images" in basis(report)
+    report["embedding"]["of"]["source"] = 2700
+    assert "all 2,700 source images, those trained on included" in basis(report)
+
+
+def test_patients_of_validation_images_are_said(report: dict[str, Any]) -> None:
+    assert "812 patients, those of validation images included" in what_was_done(report)
+
+
+@pytest.mark.parametrize("values", [[0.93], [0.93, 0.6], [0.5, 0.5, 0.5]])
+def test_few_values_of_a_discriminator_have_no_course(values: list[float]) -> None:
+    said = read_discriminator(values)
+    assert "Too few values were logged" in said
+    assert "alignment" not in said and "learned" not in said
+
+
+def test_a_discriminator_that_rose_between_was_not_near_chance_all_along() -> None:
+    values = [0.55, 0.6, 0.7, 0.8, 0.85, 0.8, 0.7, 0.6, 0.55, 0.52]
+    assert "all along" not in read_discriminator(values)
+
+
+def test_validation_loss_of_short_runs() -> None:
+    assert read_validation_loss([0.4]) == "0.400 after the only epoch."
+    assert "overfitting" not in read_validation_loss([0.4, 0.3])
+    rising = [0.6, None, 0.4, 0.5, 0.6]
+    assert "Lowest after epoch 3" in read_validation_loss(rising)
+    assert "a sign of overfitting" in read_validation_loss(rising)
+    assert "or by what adapting costs" in read_validation_loss(rising, adapted=True)
+
+
+def test_only_a_loss_of_domains_is_read_as_a_discriminators(report: dict[str, Any]) -> None:
+    training = report["training"]["adapted"]
+    training["losses"]["dann/entropy"] = training["losses"]["dann/domain"]
+    made = {panel.key: panel.reading for panel in panels(report)}
+    assert "discriminator" in made["dann/domain"]
+    assert "discriminator" not in made["dann/entropy"]
+
+
+def test_series_of_label_shift_are_said_in_words(report: dict[str, Any]) -> None:
+    made = {panel.key: panel for panel in panels(report)}
+    assert made["bbse/ess"].title == "bbse: effective sample size"
+    assert "without class weights" in made["bbse/ess"].reading
+
+
+def test_an_estimate_that_predictions_do_not_use(report: dict[str, Any]) -> None:
+    report["prior"] |= dict.fromkeys(("target", "target_low", "target_high"))
+    said = report["method_reports"]
+    said["bbse"] = {"trusted": True, "prior": [0.2] * 5}
+    assert "predictions do not use the estimate" in estimate(report)
+    said["bbse"] = {"trusted": False, "prior": None, "estimate": [0.2] * 5}
+    assert "does not trust the estimate" in estimate(report)
+    said["bbse"] = {"trusted": False, "prior": None}
+    assert "not estimated by a method" in estimate(report)
+
+
+def test_an_estimate_without_interval_claims_none(report: dict[str, Any]) -> None:
+    report["prior"] |= dict.fromkeys(("target_low", "target_high"))
+    page, plots = render(report, {})
+    drawn = next(plot for plot in plots if plot.name == "class-frequencies").svg
+    assert "target, 95% interval" not in page
+    assert b"95% interval" not in drawn and b"target estimate" in drawn
+
+
+def test_lists_by_class_name_their_classes(report: dict[str, Any]) -> None:
+    classes = report["data"]["classes"]
+    shares = [0.1, 0.2, 0.3, 0.15, 0.25]
+    report["method_reports"] = {
+        "one": {"classes": classes, "source_prior": shares, "reasons": ["a", "b"]},
+        "two": {"low": shares},
+        "dann": {},
+    }
+    rows = method_reports(report)
+    assert rows["one"] == [
+        (
+            "source frequencies",
+            "basophil 0.100; eosinophil 0.200; lymphocyte 0.300; monocyte 0.150; neutrophil 0.250",
+        ),
+        ("reasons", "a, b"),
+    ]
+    assert rows["two"][0][1] == "0.1, 0.2, 0.3, 0.15, 0.25"
+    assert "dann" not in rows
+
+
+def test_a_loss_on_the_source_is_no_more_than_was_seen(report: dict[str, Any]) -> None:
+    def with_scores(before: dict[str, Any], after: dict[str, Any]) -> str:
+        pair = {"source-only": before, "adapted": after}
+        return task_kept(
+            report
+            | {"source_validation": {m: {"n": 5, "balanced_accuracy": s} for m, s in pair.items()}}
+        )
+
+    unknown = {"value": 0.8, "low": None, "high": None}
+    assert "how surely is not known from 5 images" in with_scores(unknown, unknown | {"value": 0.6})
+    assert "5 images would not show" in with_scores(unknown, unknown)
+
+
+@pytest.mark.parametrize(("n", "told"), [(5, False), (5000, True)])
+def test_confidence_of_few_images_is_not_judged(report: dict[str, Any], n: int, told: bool) -> None:
+    curve = {"ece": 0.1, "bins": [{"n": n, "confidence": 0.9, "accuracy": 0.8}]}
+    report["calibration"]["adapted"] = {"uncalibrated": curve, "calibrated": curve}
+    assert ("too sure" in calibration(report, "adapted")) is told
+
+
+@pytest.mark.parametrize("k", [2, 40])
+def test_one_class_predicted_of_few_and_many(k: int) -> None:
+    classes = [f"class {i}" for i in range(k)]
+    report = report_data.small_report(classes)
+    only = dict.fromkeys(classes, 0.0) | {classes[1]: 1.0}
+    report["predicted"] = dict.fromkeys(report["models"], only)
+    never = [name for name in classes if name != classes[1]]
+    report["collapse"] = {"fractions": only, "never": never, "collapsed": True}
+    page, _ = render(report, {})
+    assert "100.0% of the target images are predicted as" in page
+    assert not re.search(r"\bhelped\b|\bNone\b|\bnan\b", page)
+
+
+def test_a_very_long_run_stays_one_small_page(report: dict[str, Any]) -> None:
+    for training in report["training"].values():
+        n = 20_000
+        training["step"] = list(range(n))
+        training["lr"] = [0.01] * n
+        for kind in ("losses", "logged"):
+            for name in training[kind]:
+                training[kind][name] = [0.5 + 0.3 * math.sin(i * i) for i in range(n)]
+    page, _ = render(report, {})
+    assert len(page) < 3_000_000
