@@ -173,7 +173,8 @@ class RunFolder:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise DaptkitError(
-                        f"another process is writing '{self.root}'; wait for it, or use another folder."
+                        f"another process is writing '{self.root}'; wait for it, or use another"
+                        " folder."
                     ) from error
             yield
         finally:

@@ -57,14 +57,14 @@ def test_the_report_holds_the_true_scores_and_why_they_are_known(shown: DemoResu
     assert "synthetic" in page.read_text()
 
 
-def test_the_run_uses_the_defaults_of_the_methods(shown: DemoResult) -> None:
+def test_the_methods_run_with_their_defaults_but_for_the_delay(shown: DemoResult) -> None:
     from daptkit.config import from_toml
     from daptkit_bbse.plugin import BBSEOptions
     from daptkit_dann.plugin import DANNOptions
 
     stored = from_toml((shown.out / "run" / "run.toml").read_text(), "run.toml")
     options = stored["method_options"]
-    assert DANNOptions(**options["dann"]) == DANNOptions()
+    assert DANNOptions(**options["dann"]) == DANNOptions(delay=0.3)
     assert BBSEOptions(**options["bbse"]) == BBSEOptions()
     assert stored["seed"] == 1
 

@@ -58,7 +58,7 @@ class SimulatedSite:
 
 SOURCE_SITE = SimulatedSite(prevalence=(0.34, 0.33, 0.33), noise=0.02)
 TARGET_SITE = SimulatedSite(
-    prevalence=(0.55, 0.28, 0.17), gamma=1.5, contrast=0.55, offset=0.12, blur=0.01, noise=0.05
+    prevalence=(0.5, 0.3, 0.2), gamma=1.4, contrast=0.65, offset=0.1, blur=0.01, noise=0.04
 )
 """Less contrast, darker middle tones, blurred and noisier; fewer lesions."""
 

@@ -45,14 +45,15 @@ class DemoPlan:
     report: bool = True
 
     def options(self) -> dict[str, Any]:
-        """Return the options of ``adapt``; the method's own are its defaults."""
+        """Return the options of ``adapt``."""
         return {
             "method": "dann+bbse",
+            # The network starts from nothing: it learns its classes before they are aligned.
+            "method_options": {"dann": {"delay": 0.3}},
             "model": "daptkit_lenet",
             "mean": (0.25,),
             "std": (0.25,),
             "epochs": self.epochs,
-            "lr": 0.03,
             "aug": "xray",
             "report": self.report,
         }

@@ -148,6 +148,22 @@ def test_following_the_loss_closes_a_gap_of_means(method: DANN) -> None:
     assert after < 0.2 * before
 
 
+@pytest.mark.parametrize(("progress", "p"), [(0.0, 0.0), (0.3, 0.0), (0.65, 0.5), (1.0, 1.0)])
+def test_after_the_delay_the_ramp_takes_the_rest_of_the_run(progress: float, p: float) -> None:
+    method = DANN(DANNOptions(hidden=16, weight=0.5, delay=0.3), make_task())
+    wanted = 0.5 * (2 / (1 + math.exp(-10 * p)) - 1)
+    assert method.coefficient(make_step(progress=progress)) == pytest.approx(wanted)
+
+
+def test_the_discriminator_learns_during_the_delay() -> None:
+    method = DANN(DANNOptions(hidden=16, delay=0.3), make_task())
+    source, target = make_batch(5, 3), make_batch(4, 4, shift=1.0)
+    loss = method.losses(source, target, make_step(progress=0.2))["domain"]
+    moved = torch.autograd.grad(loss, [*method.parameters(), source.features])
+    assert all(g.abs().max() > 0 for g in moved[:-1])
+    assert moved[-1].abs().max() == 0
+
+
 def test_discriminator_has_no_batch_statistics(method: DANN) -> None:
     features = make_batch(6, 18).features
     alone = torch.cat([method.discriminator(row[None]) for row in features])
@@ -169,7 +185,7 @@ def test_specifications_and_bounds() -> None:
     specs = {spec.name: spec for spec in daptkit_methods()}
     assert set(specs) == {"dann", "cdan"}
     assert build_options(specs["dann"].options, {"hidden": "32"}).hidden == 32
-    for name, value in (("weight", -1), ("gamma", 0), ("hidden", 0), ("dropout", 1)):
+    for name, value in (("weight", -1), ("gamma", 0), ("hidden", 0), ("dropout", 1), ("delay", 1)):
         with pytest.raises(UsageError, match=f"dann.{name}"):
             build_options(specs["dann"].options, {name: value}, "dann.")
 

@@ -17,7 +17,8 @@ class DANN(Method):
 
     L = (mean_w log(1 + exp(-d(f_s))) + mean_w log(1 + exp(d(f_t)))) / 2, minimised by the
     discriminator d and, its gradient times -weight * (2 / (1 + exp(-gamma p)) - 1), by the model.
-    As in the paper the factor leaves the discriminator's own gradient alone.
+    As in the paper the factor leaves the discriminator's own gradient alone. p runs from 0 to 1
+    over the run, or over what is left of it after ``delay``.
 
     Args:
         options: see :class:`daptkit_dann.plugin.DANNOptions`.
@@ -38,7 +39,9 @@ class DANN(Method):
 
     def coefficient(self, ctx: StepContext) -> float:
         """Return the factor of the reversed gradient at this step."""
-        return self.options.weight * ramp(ctx.progress, self.options.gamma)
+        delay = self.options.delay
+        progress = max(0.0, ctx.progress - delay) / (1.0 - delay)
+        return self.options.weight * ramp(progress, self.options.gamma)
 
     def seen(self, batch: DomainBatch) -> Tensor:
         """Return what the discriminator sees of each image, (N, ``discriminator_inputs()``)."""

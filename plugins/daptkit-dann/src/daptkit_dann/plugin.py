@@ -17,6 +17,12 @@ class DANNOptions:
     gamma: float = option(
         10.0, "Steepness of the ramp 2/(1+exp(-gamma p))-1 over the run.", low=0.1, high=1000.0
     )
+    delay: float = option(
+        0.0,
+        "Part of the run before the ramp, for networks that first have to learn the task.",
+        low=0.0,
+        high=0.95,
+    )
     hidden: int = option(1024, "Width of the discriminator's two layers.", low=1, high=65536)
     dropout: float = option(0.0, "Dropout of the discriminator.", low=0.0, high=0.95)
     lr_scale: float = option(1.0, "Learning rate of the discriminator over the head's.", low=0.0)
