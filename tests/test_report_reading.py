@@ -49,6 +49,16 @@ def test_a_difference_that_chance_explains_is_not_a_change(report: dict[str, Any
     assert margin(1.6, 1.4, 20) == pytest.approx(4 * 1.96 * spread)
 
 
+def test_measures_that_moved_are_named_where_the_proxy_a_distance_is_at_its_end(
+    report: dict[str, Any],
+) -> None:
+    mixed = closeness(of_divergences(report, (2.0, 0.376, 1.0), (2.0, 0.0453, 0.885)))
+    assert "about as well as before: proxy A-distance 2.00 before, 2.00 after" in mixed
+    assert "MMD² fell from 0.376 to 0.0453 and k-NN domain accuracy fell from 1.00 to" in mixed
+    still = closeness(of_divergences(report, (2.0, 0.376, 1.0), (2.0, 0.375, 1.0)))
+    assert "about as well as before" in still and "MMD" not in still
+
+
 def test_a_negative_mmd_is_not_a_change(report: dict[str, Any]) -> None:
     near = of_divergences(report, (0.4, -0.0012, 0.55), (0.4, -0.0011, 0.55))
     assert agreement(near) == "None of the three measures changed much."

@@ -112,9 +112,8 @@ def closeness(report: Report) -> str:
         )
     if abs(after - before) < SAME_A_DISTANCE:
         return (
-            "In the adapted model’s features the sites lie about as far apart as in the source-only"
-            " model’s:"
-            f" proxy A-distance {number(before)} before, {number(after)} after {scale}."
+            "By their features a linear classifier tells the sites apart about as well as before:"
+            f" proxy A-distance {number(before)} before, {number(after)} after {scale}.{_others(report)}"
         )
     place, change = ("closer together", "fell") if after < before else ("further apart", "rose")
     return (
@@ -131,9 +130,25 @@ def agreement(report: Report) -> str:
     )
     if not is_adapted(report):
         return ""
-    before, after = (report["divergence"][m] for m in report["models"])
-    if any(d[key] is None for d in (before, after) for key in NAMES):
+    if any(report["divergence"][m][key] is None for m in report["models"] for key in NAMES):
         return caution
+    fell, rose = _fell_and_rose(report)
+    if len(fell) == len(NAMES):
+        return f"All three measures fell. {caution}"
+    if len(rose) == len(NAMES):
+        return "All three measures rose: the sites are easier to tell apart after adapting."
+    said = [f"{listing(names)} {verb}" for names, verb in ((fell, "fell"), (rose, "rose")) if names]
+    unsure = " They disagree, so no single one should be quoted." if fell and rose else ""
+    if not said:
+        return "None of the three measures changed much."
+    rest = "" if len(fell + rose) == len(NAMES) else "; the rest changed little"
+    text = f"{', '.join(said)}{rest}.{unsure}"
+    return f"{text} {caution}" if fell else text
+
+
+def _fell_and_rose(report: Report) -> tuple[list[str], list[str]]:
+    """Return the names of the measures that changed by more than chance; all must be known."""
+    before, after = (report["divergence"][m] for m in report["models"])
     n = images_a_site(report)
     tolerances = {
         "proxy_a_distance": margin(before["proxy_a_distance"], after["proxy_a_distance"], n),
@@ -147,17 +162,28 @@ def agreement(report: Report) -> str:
     changes = {key: after[key] - before[key] for key in tolerances}
     fell = [NAMES[key] for key in tolerances if changes[key] < -tolerances[key]]
     rose = [NAMES[key] for key in tolerances if changes[key] > tolerances[key]]
-    if len(fell) == len(NAMES):
-        return f"All three measures fell. {caution}"
-    if len(rose) == len(NAMES):
-        return "All three measures rose: the sites are easier to tell apart after adapting."
-    said = [f"{listing(names)} {verb}" for names, verb in ((fell, "fell"), (rose, "rose")) if names]
-    unsure = " They disagree, so no single one should be quoted." if fell and rose else ""
-    if not said:
-        return "None of the three measures changed much."
-    rest = "" if len(fell + rose) == len(NAMES) else "; the rest changed little"
-    text = f"{', '.join(said)}{rest}.{unsure}"
-    return f"{text} {caution}" if fell else text
+    return fell, rose
+
+
+def _others(report: Report) -> str:
+    """Say what the other measures did where the proxy A-distance stayed."""
+    before, after = (report["divergence"][m] for m in report["models"])
+    if any(d[key] is None for d in (before, after) for key in NAMES):
+        return ""
+    fell, rose = _fell_and_rose(report)
+    values = {
+        NAMES["mmd2"]: f"{significant(before['mmd2'])} to {significant(after['mmd2'])}",
+        NAMES["knn_domain_accuracy"]: (
+            f"{number(before['knn_domain_accuracy'])} to {number(after['knn_domain_accuracy'])}"
+        ),
+    }
+    parts = [
+        f"{name} {verb} from {values[name]}"
+        for verb, names in (("fell", fell), ("rose", rose))
+        for name in names
+        if name in values
+    ]
+    return f" {listing(parts)}." if parts else ""
 
 
 def basis(report: Report) -> str:
