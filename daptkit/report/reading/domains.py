@@ -113,7 +113,8 @@ def closeness(report: Report) -> str:
     if abs(after - before) < SAME_A_DISTANCE:
         return (
             "By their features a linear classifier tells the sites apart about as well as before:"
-            f" proxy A-distance {number(before)} before, {number(after)} after {scale}.{_others(report)}"
+            f" proxy A-distance {number(before)} before, {number(after)} after {scale}."
+            f"{_others(report)}"
         )
     place, change = ("closer together", "fell") if after < before else ("further apart", "rose")
     return (
