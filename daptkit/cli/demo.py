@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from daptkit.cli.lazy import debug_option
+from daptkit.cli.options import device_options
 from daptkit.cli.output import print_json
 
 
@@ -24,13 +25,7 @@ from daptkit.cli.output import print_json
     show_default=True,
     help="Seed of the images and of the training.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Threads that decode images (the CPU count).",
-)
+@device_options
 @click.option("--json", is_flag=True, help="Print the result as JSON.")
 def command(out: str, seed: int, device: str, workers: int | None, json: bool) -> None:
     """Draw two synthetic sites and run the whole job on them, in a few minutes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +14,15 @@ from daptkit.plugin import scalar_type
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+_DEVICE = (
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Threads that decode images (the CPU count).",
+    ),
+)
 _INFERENCE = (
     click.option(
         "--domain",
@@ -22,13 +31,7 @@ _INFERENCE = (
         show_default=True,
         help="Site the images come from; selects the prior.",
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
-        "--workers",
-        type=click.IntRange(0),
-        metavar="N",
-        help="Threads that decode images (the CPU count).",
-    ),
+    *_DEVICE,
     click.option(
         "--skip-unreadable",
         type=click.IntRange(0),
@@ -40,11 +43,14 @@ _INFERENCE = (
 )
 
 
+def device_options(command: CommandT) -> CommandT:
+    """Add the options that every command which decodes images and runs a model has."""
+    return _decorated(command, _DEVICE)
+
+
 def inference_options(command: CommandT) -> CommandT:
-    """Add the options that every command which runs a trained model has."""
-    for decorate in reversed(_INFERENCE):
-        command = decorate(command)
-    return command
+    """Add the options that every command which runs a trained model on a PATH has."""
+    return _decorated(command, _INFERENCE)
 
 
 def make_options(cls: type, prefix: str = "") -> list[click.Option]:
@@ -88,6 +94,12 @@ def flag_spelling(argument: str) -> str:
         return argument
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value
+
+
+def _decorated(command: CommandT, options: Sequence[Callable[[CommandT], CommandT]]) -> CommandT:
+    for decorate in reversed(options):
+        command = decorate(command)
+    return command
 
 
 def _make_option(f: dataclasses.Field[Any], hint: Any, prefix: str) -> click.Option:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from daptkit.cli.lazy import debug_option
+from daptkit.cli.options import device_options
 from daptkit.cli.output import print_json
 
 
@@ -15,18 +16,7 @@ from daptkit.cli.output import print_json
     is_flag=True,
     help="Measure everything on the page again, from the run's models and images.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where to measure: auto, cpu, cuda or cuda:N.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Threads that decode images (the CPU count).",
-)
+@device_options
 @click.option("--json", is_flag=True, help="Print the path and every number on the page as JSON.")
 def command(run: str, remeasure: bool, device: str, workers: int | None, json: bool) -> None:
     """Build report.html of RUN, a run folder of 'daptkit adapt'.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from daptkit.report.build import build_report, report_trained, write_measures
+from daptkit.report.build import build_report, report_trained
 
-__all__ = ["build_report", "report_trained", "write_measures"]
+__all__ = ["build_report", "report_trained"]

@@ -64,7 +64,8 @@ def write_page(folder: RunFolder) -> Path:
         html, plots = render(report, points)
     except (jinja2.UndefinedError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise DaptkitError(
-            f"'{folder.report_data}' lacks part of a report. {_advice(folder)}"
+            f"'{folder.report_data}' lacks part of a report ({type(error).__name__}: {error})."
+            f" {_advice(folder)}"
         ) from error
     _write_figures(folder.figures, plots)
     atomic_write(folder.report, html)
