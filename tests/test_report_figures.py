@@ -153,7 +153,9 @@ def test_reading_of_losses() -> None:
     assert "Lowest after epoch 2 (0.400), 0.600 at the end" in read_validation_loss(
         [0.6, 0.4, 0.5, 0.6]
     )
-    assert "no sign of overfitting" in read_validation_loss([0.6, 0.4, 0.3, 0.31])
+    assert "no clear rise since" in read_validation_loss([0.6, 0.4, 0.3, 0.31])
+    # Far too small a rise to call it, and no reason to call the course sound either.
+    assert "overfitting" not in read_validation_loss([0.547, 0.57, 0.579])
     # An epoch without the value still counts as an epoch.
     assert "Lowest after epoch 3" in read_validation_loss([None, 0.6, 0.3, 0.31])
 

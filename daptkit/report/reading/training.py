@@ -176,7 +176,7 @@ def read_validation_loss(values: Values, *, adapted: bool = False) -> str:
     if len(known) < 3:
         return f"{text}."
     if known[-1] <= 1.1 * lowest or known[-1] - lowest <= 0.01:
-        return f"{text}: no sign of overfitting."
+        return f"{text}, no clear rise since."
     if adapted:
         return f"{text}: it rose again, by overfitting to the source or by what adapting costs."
     return f"{text}: it rose again, a sign of overfitting to the source’s training images."
