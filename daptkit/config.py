@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from daptkit.errors import UsageError, did_you_mean
 from daptkit.plugin import build_options, option
+
+CACHE_OFF = "off"
+"""Value of ``--cache`` that keeps no decoded images."""
 
 AUGMENTATIONS = ("auto", "none", "digits", "xray", "microscopy", "photo")
 
@@ -37,6 +40,26 @@ class AdaptConfig:
         0.2, "Part of the source training data held out if it has no val split.", low=0.02, high=0.5
     )
     skip_unreadable: int = option(0, "Tolerate and list up to this many unreadable images.", low=0)
+    frames: str | None = option(
+        None,
+        "Frames of files with several: first, middle, all or a number from 0.",
+        metavar="WHICH",
+    )
+    window: str | None = option(
+        None,
+        "Grey levels that become black and white, for deep images that do not say (percentiles of"
+        " the source).",
+        metavar="LOW:HIGH",
+    )
+    reader_options: tuple[str, ...] = option(
+        (), "Option of a format's reader; may be repeated.", metavar="READER.OPTION=VALUE"
+    )
+    allow_patient_overlap: bool = option(
+        False, "Accept the same patient in two splits or at both sites."
+    )
+    cache: str | None = option(
+        None, "Folder of decoded images, or off (the user's cache).", metavar="DIR|off"
+    )
 
     model: str = option("resnet18", "timm model, daptkit_lenet, or a model of a plugin.")
     model_kwargs: tuple[str, ...] = option((), "Arguments of the model.", metavar="KEY=VALUE")
@@ -98,11 +121,15 @@ class AdaptConfig:
     method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+ReaderOptions = Mapping[str, Mapping[str, Any]]
+"""Reader to option to value."""
+
 MethodOptions = Callable[[str], Mapping[str, type]]
 """From ``-m`` text to the options dataclass of each method that it names, in order."""
 
-_PATH_FIELDS = ("source", "target", "out", "pretrained_path", "init_from")
+_PATH_FIELDS = ("source", "target", "out", "pretrained_path", "init_from", "cache")
 _METHODS_TABLE = "methods"
+_READER_BREAK = re.compile(r",(?=[A-Za-z][\w-]*\.[A-Za-z][\w-]*=)")
 _PAIR_BREAK = re.compile(r"[,\s]+(?=[A-Za-z_]\w*=)")
 
 
@@ -157,7 +184,7 @@ def to_toml(config: AdaptConfig) -> str:
         value = getattr(config, f.name)
         if f.name in ("resume", "method_options") or value is None:
             continue
-        if f.name in _PATH_FIELDS:
+        if f.name in _PATH_FIELDS and value != CACHE_OFF:
             value = [_absolute(v) for v in value] if f.name == "source" else _absolute(value)
         values[f.name] = value
     values[_METHODS_TABLE] = {
@@ -192,6 +219,24 @@ def from_toml(text: str, name: str) -> dict[str, Any]:
             hint = did_you_mean(key, [*known, _METHODS_TABLE])
             raise UsageError(f"{name}: unknown key {key!r}.{hint}")
     return {**values, "method_options": tables}
+
+
+def parse_reader_options(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read ``READER.OPTION=VALUE`` texts; a text may hold several, separated by commas.
+
+    Raises:
+        UsageError: a text of another form, or an option given twice.
+    """
+    parsed: dict[str, dict[str, str]] = {}
+    for text in (part.strip() for given in texts for part in _READER_BREAK.split(given)):
+        match = re.fullmatch(r"([A-Za-z][\w-]*)\.([A-Za-z][\w-]*)=(.*)", text)
+        if match is None:
+            raise UsageError(f"--reader-options takes READER.OPTION=VALUE, not {text!r}.")
+        reader, name, value = match.groups()
+        options = parsed.setdefault(reader, {})
+        if options.setdefault(name.replace("-", "_"), value) != value:
+            raise UsageError(f"--reader-options gives {reader}.{name} twice.")
+    return parsed
 
 
 def _build_all(

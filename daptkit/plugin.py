@@ -48,7 +48,7 @@ SHIFTS = frozenset({"covariate", "label", "concept"})
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
-    """Options of a method that has none."""
+    """Options of a method or reader that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,36 @@ class MethodSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderSpec:
-    """An image format. ``factory`` is ``"module:function"``, ``(path, frame) -> DecodedImage``.
+    """An image format, read by functions that are named as ``"module:function"``.
 
-    It is resolved in the process that decodes. ``extensions`` are lower case with their dot;
-    ``sniff`` is an optional ``"module:function"``, ``(first_bytes) -> bool``, for files whose
-    extension says nothing.
+    They are resolved in the process that decodes. Where ``options`` is given, ``factory`` and
+    ``count`` take an instance of it as a further argument; a run sets it with
+    ``--reader-options NAME.OPTION=VALUE``.
+
+    Args:
+        name: entry-point name, and the prefix of the reader's options.
+        extensions: lower case with their dot, such as ``(".nii", ".nii.gz")``.
+        factory: ``(path, frame) -> DecodedImage``; ``frame`` is ``None`` for a file with one. A
+            reader refuses a file with several frames of which none is named. Its errors are
+            :class:`daptkit.errors.DataError` whose text holds no path and no content of a header.
+        sniff: ``(first_bytes) -> bool``, for files whose extension says nothing; 512 bytes.
+        count: ``(path) -> int``, the number of frames, from the header alone. Without it every
+            file has one.
+        identify: ``(path) -> FileIdentity``, from the header alone, for formats that name the
+            patient.
+        options: frozen keyword-only dataclass whose fields are made by :func:`option`.
+        summary: one line for ``plugins list``.
+        api: major version of the contract that the reader was written for.
     """
 
     name: str
     extensions: tuple[str, ...]
     factory: str
     sniff: str | None = None
+    count: str | None = None
+    identify: str | None = None
+    options: type = NoOptions
+    summary: str = ""
     api: int = API_VERSION
 
 

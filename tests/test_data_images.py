@@ -10,7 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from daptkit.data import Conversion, DecodedImage, ImageSet, ImageTable, fit_conversion, to_float
+from daptkit.data import (
+    Conversion,
+    DecodedImage,
+    Format,
+    ImageSet,
+    ImageTable,
+    Readers,
+    fit_conversion,
+    to_float,
+)
 from daptkit.data.convert import convert_image, convert_rows
 from daptkit.data.refs import ArrayRef, FileRef
 from daptkit.errors import DataError
@@ -141,7 +150,7 @@ def test_depths_without_window(tmp_path: Path) -> None:
     flat = np.full((3, 8, 8), 700, np.uint16)
     with pytest.raises(DataError, match="flat"):
         fit_conversion([array_table(flat)], img_size=8, in_chans=1)
-    with pytest.raises(DataError, match=r"(?s)3 unreadable .*'train/0': uint16 .*8 bit") as caught:
+    with pytest.raises(DataError, match=r"(?s)3 unreadable .*'train/0': uint16 .*8-bit") as caught:
         ImageSet(array_table(flat), Conversion(img_size=8, in_chans=1))
     assert caught.value.exit_code == 3
     floats = array_table(RNG.normal(size=(3, 8, 8)))
@@ -271,5 +280,9 @@ def test_readers_are_used(tmp_path: Path) -> None:
     table = ImageTable(
         domain="source", names=("a.raw",), refs=(FileRef(tmp_path / "a.raw"),), splits=("",)
     )
-    out = ImageSet(table, Conversion(img_size=8, in_chans=1), readers={".raw": read}).batch([0])
+    out = ImageSet(
+        table,
+        Conversion(img_size=8, in_chans=1),
+        readers=Readers([Format(name="raw", extensions=(".raw",), read=read)]),
+    ).batch([0])
     assert out.flatten().tolist() == list(range(64))

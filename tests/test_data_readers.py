@@ -13,8 +13,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from daptkit.data import DecodedImage, Format, Readers
 from daptkit.data.decode import decode_bytes, read_image
-from daptkit.data.image import DecodedImage, find_reader
 from daptkit.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -174,7 +174,7 @@ def test_frames(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     path.write_bytes(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
     assert read_image(path, 2).array[0, 0] == 30 and read_image(path, 2).frames == 3
-    with pytest.raises(DataError, match="3 frames; name one"):
+    with pytest.raises(DataError, match="3 frames; give --frames"):
         read_image(path)
     with pytest.raises(DataError, match="no frame 3"):
         read_image(path, 3)
@@ -239,8 +239,9 @@ def test_readers_of_plugins(tmp_path: Path) -> None:
         shape = (2, 2) if frame is None else (2, 2, 2, 2)
         return DecodedImage(array=np.ones(shape, np.int16), value_range=(-1024.0, 3071.0))
 
-    readers = {".gz": read, ".nii.gz": read}
-    assert find_reader("A.NII.GZ", readers) is read and find_reader("a.png", readers) is None
+    short, long = (Format(name=e, extensions=(e,), read=read) for e in (".gz", ".nii.gz"))
+    readers = Readers([short, long])
+    assert readers.find(Path("A.NII.GZ")) is long and readers.find(Path("a.png")) is None
     path = tmp_path / "a.nii.gz"
     assert read_image(path, None, readers).value_range == (-1024.0, 3071.0)
     with pytest.raises(DataError, match=r"^its reader failed with ValueError$"):

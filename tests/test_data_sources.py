@@ -8,8 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daptkit.data import ImageTable, class_names, encode_labels, read_table
+from daptkit.data import (
+    DecodedImage,
+    Format,
+    ImageTable,
+    Readers,
+    class_names,
+    concat_tables,
+    encode_labels,
+    read_table,
+)
 from daptkit.errors import DataError
+
+
+def unread(path: Path, frame: int | None) -> DecodedImage:
+    raise AssertionError("listing a folder reads no image")
+
+
+NIFTI = Readers([Format(name="nifti", extensions=(".nii.gz",), read=unread)])
+MAGIC = Readers(
+    [Format(name="x", extensions=(".x",), read=unread, sniff=lambda start: start[:2] == b"XX")]
+)
 
 
 def picture(path: Path, value: int = 0) -> None:
@@ -103,8 +122,25 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 def test_further_extensions(tmp_path: Path) -> None:
     (tmp_path / "x.NII.gz").write_bytes(b"x")
-    table = read_table(tmp_path, domain="target", labelled=False, extensions=(".nii.gz",))
+    table = read_table(tmp_path, domain="target", labelled=False, readers=NIFTI)
     assert table.names == ("x.NII.gz",)
+
+
+def test_files_without_extension_are_sniffed(tmp_path: Path) -> None:
+    for name, content in (("IM0001", b"XX1"), ("IM0002", b"YY1"), ("note.txt", b"no")):
+        (tmp_path / name).write_bytes(content)
+    lines: list[str] = []
+    table = read_table(tmp_path, domain="target", labelled=False, log=lines.append, readers=MAGIC)
+    assert table.names == ("IM0001",)
+    assert lines == [
+        "2 files of the target are not images and were left out: 1 no extension, 1 .txt."
+    ]
+
+
+def test_a_missing_reader_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(b"x")
+    with pytest.raises(DataError, match="pip install daptkit-dicom"):
+        read_table(tmp_path, domain="target", labelled=False)
 
 
 def test_manifest(tmp_path: Path) -> None:
@@ -137,24 +173,31 @@ def test_labels_of_the_target_are_ignored_aloud(tmp_path: Path) -> None:
     assert lines == ["labels of the target are ignored."]
 
 
-def test_missing_patients_are_told(tmp_path: Path) -> None:
+def test_missing_patients_count_as_one_each(tmp_path: Path) -> None:
     path = manifest(
         tmp_path, "path,patient_id\na.png,7\nb.png,\nc.png,7\n", *["a.png", "b.png", "c.png"]
     )
-    lines: list[str] = []
-    table = read_table(path, domain="target", labelled=False, log=lines.append)
-    assert "1 of 3 images" in lines[0]
+    table = read_table(path, domain="target", labelled=False)
     assert not table.patients_known
     assert table.groups().tolist() == [0, 1, 0]
 
 
-def test_patients_in_two_splits_are_told(tmp_path: Path) -> None:
+def test_optional_columns(tmp_path: Path) -> None:
     path = manifest(
-        tmp_path, "path,patient_id,split\na.png,7,train\nb.png,7,test\n", "a.png", "b.png"
+        tmp_path,
+        "path,study_id,manufacturer,field_strength,note\na.png,s1,M,1.5,x\nb.png,,N,,y\n",
+        "a.png",
+        "b.png",
     )
-    lines: list[str] = []
-    read_table(path, domain="target", labelled=False, log=lines.append)
-    assert len(lines) == 1 and "more than one split" in lines[0]
+    table = read_table(path, domain="target", labelled=False)
+    assert table.extra == {
+        "study_id": ("s1", ""),
+        "manufacturer": ("M", "N"),
+        "field_strength": ("1.5", ""),
+    }
+    assert table.select([1]).extra["manufacturer"] == ("N",)
+    both = concat_tables([table, read_table(path, domain="target", labelled=False)])
+    assert both.extra["study_id"] == ("s1", "", "s1", "")
 
 
 @pytest.mark.parametrize(

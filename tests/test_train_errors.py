@@ -198,7 +198,9 @@ def manifest(folder: Path, seed: int, *, frozen_name: str) -> Path:
     for row, (pixels, label) in enumerate(zip(*drawn(60, seed), strict=True)):
         name = f"{CANARY}-{frozen_name}-{row}.png"
         Image.fromarray(pixels).save(folder / name)
-        rows.append({"path": name, "label": f"c{label}", "patient_id": f"{CANARY}-{row // 2}"})
+        rows.append(
+            {"path": name, "label": f"c{label}", "patient_id": f"{CANARY}-{seed}-{row // 2}"}
+        )
     with (folder / "images.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["path", "label", "patient_id"])
         writer.writeheader()

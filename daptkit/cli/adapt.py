@@ -15,7 +15,19 @@ from daptkit.host import method_options
 from daptkit.run import RunFolder
 
 SECTIONS = {
-    "Data": ("source", "target", "source_split", "target_split", "val_fraction", "skip_unreadable"),
+    "Data": (
+        "source",
+        "target",
+        "source_split",
+        "target_split",
+        "val_fraction",
+        "frames",
+        "window",
+        "reader_options",
+        "skip_unreadable",
+        "allow_patient_overlap",
+        "cache",
+    ),
     "Method": ("method", "finetune", "decide"),
     "Model": (
         "model",

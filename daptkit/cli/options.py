@@ -31,6 +31,11 @@ _INFERENCE = (
         show_default=True,
         help="Site the images come from; selects the prior.",
     ),
+    click.option(
+        "--aggregate",
+        type=click.Choice(["patient", "study"]),
+        help="One result for each patient or study: the mean of its images' probabilities.",
+    ),
     *_DEVICE,
     click.option(
         "--skip-unreadable",

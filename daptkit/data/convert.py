@@ -1,15 +1,18 @@
 """The one place where decoded pixels become model input.
 
-An image goes through window -> [0, 1] -> channels -> resize, in this order:
+An image goes through reader -> window -> [0, 1] -> channels -> resize, in this order:
 
-* window: 8-bit images span 0 to 255. Deeper integers and floats are clipped to a stored window per
-  kind, the 0.5 and 99.5 percentiles of a sample of images; MONOCHROME1 is inverted after it.
+* reader: which frame of a file with several, and the options of the formats of plugins.
+* window: 8-bit images span 0 to 255. An image that says itself what to show, such as a DICOM file
+  with a window, spans that. Deeper integers and floats without such a word are clipped to a stored
+  window per kind, fixed or the 0.5 and 99.5 percentiles of a sample of images. MONOCHROME1 is
+  inverted after it.
 * channels: grey is repeated; RGB becomes one channel by the luma weights of ITU-R BT.601; an image
   that has the wanted number keeps them.
 * resize: to a square of ``img_size`` pixels, aspect not kept, by Pillow's antialiased bilinear
   filter, which cannot overshoot.
 
-The result is uint8 while every image is 8 bit, else float32 in [0, 1].
+The result is uint8 while every image holds 8 bits of grey levels, else float32 in [0, 1].
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from daptkit.data.image import DecodedImage
 from daptkit.data.pixels import type_range
 from daptkit.errors import DataError
 
-_VERSION = 1
+_VERSION = 2
+_GRID_TOLERANCE = 0.05
 _LUMA = (0.299, 0.587, 0.114)
 _KINDS = {"u": "int", "i": "int", "f": "float"}
 
@@ -38,13 +42,19 @@ class Conversion:
     Args:
         img_size: edge S of the square result, pixels.
         in_chans: channels C of the result.
-        windows: ``"int"`` (deeper than 8 bit) and ``"float"`` to the (low, high) that become 0
-            and 1. Empty: every image is 8 bit and the result is uint8.
+        windows: ``"int"`` (deeper than 8 bit), ``"float"`` and ``"display"`` (images that say
+            what to show, with more than 8 bits of levels) to the (low, high) that become 0 and 1.
+            Empty: every image is 8 bit and the result is uint8.
+        frames: ``"first"``, ``"middle"``, ``"all"`` or a number: the frames of files with several;
+            ``None`` where none was named.
+        readers: formats of plugins that were used: name to package and options.
     """
 
     img_size: int
     in_chans: int
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    frames: str | None = None
+    readers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -58,6 +68,8 @@ class Conversion:
             "img_size": self.img_size,
             "in_chans": self.in_chans,
             "windows": {kind: list(window) for kind, window in self.windows.items()},
+            "frames": self.frames,
+            "readers": {name: dict(used) for name, used in self.readers.items()},
         }
 
     @classmethod
@@ -67,7 +79,9 @@ class Conversion:
         Raises:
             DataError: written by another version, or values are missing or malformed.
         """
-        if values.get("version") != _VERSION:
+        if values.get("version") == 1:  # before frames and readers were recorded
+            values = {**values, "frames": None, "readers": {}}
+        elif values.get("version") != _VERSION:
             raise DataError(
                 f"image conversion of version {values.get('version')!r}; this daptkit reads "
                 f"{_VERSION}. Use the daptkit that wrote the model."
@@ -77,16 +91,33 @@ class Conversion:
                 str(kind): (float(low), float(high))
                 for kind, (low, high) in values["windows"].items()
             }
+            frames = values["frames"]
             return cls(
-                img_size=int(values["img_size"]), in_chans=int(values["in_chans"]), windows=windows
+                img_size=int(values["img_size"]),
+                in_chans=int(values["in_chans"]),
+                windows=windows,
+                frames=None if frames is None else str(frames),
+                readers={
+                    str(name): {"package": str(used["package"]), "options": dict(used["options"])}
+                    for name, used in values["readers"].items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"malformed image conversion: {error!r}.") from error
 
 
-def depth_kind(dtype: np.dtype[Any]) -> str | None:
-    """Return which window a number type needs: ``"int"``, ``"float"``, or ``None`` for 8 bit."""
-    return None if dtype == np.uint8 else _KINDS[dtype.kind]
+def depth_kind(image: DecodedImage) -> str | None:
+    """Return which window an image needs: ``"int"``, ``"float"``, ``"display"``, or none.
+
+    An image that says what to show needs none if that lies on a grid of 256 levels: rounding to 8
+    bit then loses nothing.
+    """
+    if image.array.dtype == np.uint8:
+        return None
+    if not image.display:
+        return _KINDS[image.array.dtype.kind]
+    levels = 255.0 * _displayed(image.array, image.value_range)
+    return "display" if (np.abs(levels - np.round(levels)) > _GRID_TOLERANCE).any() else None
 
 
 def convert_image(image: DecodedImage, conversion: Conversion) -> npt.NDArray[Any]:
@@ -96,14 +127,9 @@ def convert_image(image: DecodedImage, conversion: Conversion) -> npt.NDArray[An
         DataError: no window for the image's depth, or its channels do not fit; no path in it.
     """
     array = image.array if image.array.ndim == 3 else image.array[..., np.newaxis]
-    if conversion.windows:
-        array = _windowed(array, conversion, inverted=image.photometric == "MONOCHROME1")
-    elif array.dtype != np.uint8:
-        raise DataError(
-            f"{array.dtype} pixels, but the images that the conversion was fitted on are 8 bit"
-        )
-    elif image.photometric == "MONOCHROME1":
-        array = 255 - array
+    array = _scaled(array, image, conversion)
+    if image.photometric == "MONOCHROME1":
+        array = (255 if array.dtype == np.uint8 else np.float32(1.0)) - array
     size = conversion.img_size
     planes = [_resized(plane, size) for plane in _planes(array, conversion.in_chans)]
     return np.broadcast_to(np.stack(planes), (conversion.in_chans, size, size))
@@ -130,19 +156,31 @@ def convert_rows(array: npt.NDArray[Any], conversion: Conversion) -> npt.NDArray
     return out
 
 
-def _windowed(
-    array: npt.NDArray[Any], conversion: Conversion, *, inverted: bool
-) -> npt.NDArray[np.float32]:
-    """Scale (H, W, C) pixels of any depth to float32 in [0, 1]."""
-    kind = depth_kind(array.dtype)
-    if kind is not None and kind not in conversion.windows:
+def _scaled(
+    array: npt.NDArray[Any], image: DecodedImage, conversion: Conversion
+) -> npt.NDArray[Any]:
+    """Scale (H, W, C) pixels of any depth to the conversion's type, black to white."""
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255) if conversion.windows else array
+    if image.display:
+        shown = _displayed(array, image.value_range)
+        if conversion.windows:
+            return shown.astype(np.float32)
+        return np.round(255.0 * shown).astype(np.uint8)
+    kind = _KINDS[array.dtype.kind]
+    if kind not in conversion.windows:
+        have = ", ".join(("8-bit", *conversion.windows))
         raise DataError(
-            f"{array.dtype} pixels, for which the fitted conversion has no window "
-            f"(it has 8-bit, {', '.join(conversion.windows)})"
+            f"{array.dtype} pixels, for which the fitted conversion has no window (it has {have})"
         )
-    low, high = (0.0, 255.0) if kind is None else conversion.windows[kind]
-    scaled = ((array.astype(np.float64) - low) / (high - low)).clip(0.0, 1.0)
-    return (1.0 - scaled if inverted else scaled).astype(np.float32)
+    return _displayed(array, conversion.windows[kind]).astype(np.float32)
+
+
+def _displayed(array: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """Return pixels in [0, 1], where ``window`` is black to white."""
+    low, high = window
+    scaled: npt.NDArray[np.float64] = (array.astype(np.float64) - low) / (high - low)
+    return scaled.clip(0.0, 1.0)
 
 
 def _planes(array: npt.NDArray[Any], in_chans: int) -> list[npt.NDArray[Any]]:

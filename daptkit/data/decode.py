@@ -6,8 +6,9 @@ padded, guessed or replaced.
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +18,72 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_png
 
-from daptkit.data.image import DecodedImage, Reader, find_reader
+from daptkit.data.image import DecodedImage
 from daptkit.data.pixels import on_black, type_range, upright
-from daptkit.data.tiff import decode_tiff_array, is_tiff, needs_tiff_array, select_frame
+from daptkit.data.readers import NO_READERS, Readers, missing_package
+from daptkit.data.tiff import (
+    count_tiff_pages,
+    decode_tiff_array,
+    is_tiff,
+    needs_tiff_array,
+    select_frame,
+)
 from daptkit.errors import DataError
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp")
-"""Extensions that need no plugin."""
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused: a small file may claim any size."""
 
+_ONE_FRAME = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(
-    path: Path, frame: int | None = None, readers: Mapping[str, Reader] | None = None
-) -> DecodedImage:
-    """Read one image through the reader of its extension, else through Pillow or tifffile.
+def read_image(path: Path, frame: int | None = None, readers: Readers = NO_READERS) -> DecodedImage:
+    """Read one image through the reader of its format, else through Pillow or tifffile.
 
     Args:
         path: file to read.
         frame: frame of a file with several, from 0; ``None`` for a file with one.
-        readers: further formats, lower-case extension to reader.
+        readers: further formats.
 
     Raises:
         DataError: the file cannot be read; the message is the reason and holds no path.
     """
-    reader = find_reader(path.name, readers or {})
-    try:
-        image = reader(path, frame) if reader else decode_bytes(path.read_bytes(), frame)
+    found = readers.find(path)
+    with _reasons(path, plugin=found is not None):
+        image = found.read(path, frame) if found else decode_bytes(path.read_bytes(), frame)
         _check(image)
+    return image
+
+
+def count_frames(path: Path, readers: Readers = NO_READERS) -> int:
+    """Return the number of frames of a file, from its header alone.
+
+    Raises:
+        DataError: the header cannot be read; the message is the reason and holds no path.
+    """
+    found = readers.find(path)
+    with _reasons(path, plugin=found is not None):
+        if found is not None:
+            return 1 if found.count is None else found.count(path)
+        if path.suffix.lower() in _ONE_FRAME:
+            return 1
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                return _frames(image)
+        except UnidentifiedImageError:
+            return count_tiff_pages(path)
+
+
+@contextlib.contextmanager
+def _reasons(path: Path, *, plugin: bool) -> Iterator[None]:
+    """Turn whatever reading a file raises into its reason."""
+    try:
+        yield
     except DataError:
         raise
     except Exception as error:  # damaged files and plugins raise anything; the image is named
-        raise DataError(_reason(error, plugin=reader is not None)) from error
-    return image
+        raise DataError(_reason(error, path, plugin=plugin)) from error
 
 
 def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
@@ -79,8 +109,7 @@ def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
         raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     if image.format == "TIFF" and needs_tiff_array(image):
         return decode_tiff_array(data, frame, MAX_PIXELS)
-    # Further frames of a JPEG are the previews of cameras.
-    frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+    frames = _frames(image)
     chosen = select_frame(frames, frame)
     if chosen:
         image.seek(chosen)
@@ -89,6 +118,11 @@ def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
             array=_decode_deep_png(data, image), value_range=(0.0, 65535.0), photometric="RGB"
         )
     return _from_pillow(image, frames)
+
+
+def _frames(image: Image.Image) -> int:
+    # Further frames of a JPEG are the previews of cameras.
+    return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
 
 
 def _from_pillow(image: Image.Image, frames: int) -> DecodedImage:
@@ -159,12 +193,14 @@ def _check(image: DecodedImage) -> None:
         raise DataError("pixels are NaN or infinite")
 
 
-def _reason(error: Exception, *, plugin: bool) -> str:
+def _reason(error: Exception, path: Path, *, plugin: bool) -> str:
     """Say why, without a path: reasons are stored with a run."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
-        return "not a readable PNG, JPEG, TIFF, WebP or BMP image"
+        package = missing_package(path.name)
+        hint = f"; pip install {package} reads such files" if package else ""
+        return f"not a readable PNG, JPEG, TIFF, WebP or BMP image{hint}"
     if plugin:
         return f"its reader failed with {type(error).__name__}"
     if isinstance(error, OSError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from daptkit.data.decode import EXTENSIONS
 from daptkit.data.image import Log
+from daptkit.data.readers import NO_READERS, Readers, missing_package
 from daptkit.data.refs import FileRef
 from daptkit.data.table import ImageTable
 from daptkit.errors import DataError
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 def read_folder(
-    root: Path, *, domain: str, labelled: bool, log: Log, extensions: Collection[str] = ()
+    root: Path, *, domain: str, labelled: bool, log: Log, readers: Readers = NO_READERS
 ) -> ImageTable:
     """List the images under a folder, sorted by their relative path.
 
@@ -31,18 +31,19 @@ def read_folder(
         domain: name for messages.
         labelled: whether folder names are labels.
         log: takes what was left out.
-        extensions: further extensions of images.
+        readers: further formats of images.
 
     Raises:
         DataError: no images, no class folders where labels are wanted, or split folders beside
             class folders.
     """
-    known = (*EXTENSIONS, *extensions)
-    files = sorted(_walk(root))
-    images = [path for path in files if path.name.lower().endswith(known)]
-    _report_others([path for path in files if not path.name.lower().endswith(known)], domain, log)
+    images: list[PurePosixPath] = []
+    others: list[PurePosixPath] = []
+    for path in sorted(_walk(root)):
+        (images if readers.is_image(root / path) else others).append(path)
+    _report_others(others, domain, log)
     if not images:
-        raise DataError(f"'{root}' holds no images (the {domain}).")
+        raise DataError(f"'{root}' holds no images (the {domain}).{_hint(others)}")
     split_of = _splits(images, root, labelled=labelled)
     labels = None
     if labelled:
@@ -116,4 +117,13 @@ def _report_others(others: list[PurePosixPath], domain: str, log: Log) -> None:
         return
     kinds = Counter(path.suffix.lower() or "no extension" for path in others)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-    log(f"{len(others)} files of the {domain} are not images and were left out: {listed}.")
+    log(
+        f"{len(others)} files of the {domain} are not images and were left out: {listed}."
+        f"{_hint(others)}"
+    )
+
+
+def _hint(others: list[PurePosixPath]) -> str:
+    """Name the packages that would read files which nothing installed reads."""
+    packages = sorted({package for path in others if (package := missing_package(path.name))})
+    return f" For some of them: pip install {' '.join(packages)}." if packages else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from daptkit.data.convert import Conversion, convert_image, convert_rows
-from daptkit.data.image import Reader
+from daptkit.data.readers import NO_READERS, Readers
 from daptkit.data.refs import ArrayRef, FileRef, decode_ref
 from daptkit.data.table import ImageTable, Indices
 from daptkit.errors import DataError
@@ -42,7 +42,7 @@ class ImageSet:
         conversion: how pixels become model input.
         workers: threads that decode; ``None`` for the CPU count, 0 like 1.
         skip_unreadable: unreadable images that are tolerated; they are dropped, never replaced.
-        readers: further formats, lower-case extension to reader.
+        readers: further formats.
         memory_limit: largest size of decoded images that is kept, bytes.
 
     Attributes:
@@ -60,14 +60,14 @@ class ImageSet:
         *,
         workers: int | None = None,
         skip_unreadable: int = 0,
-        readers: Mapping[str, Reader] | None = None,
+        readers: Readers = NO_READERS,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         if not len(table):
             raise DataError(f"the {table.domain} has no images.")
         self.conversion = conversion
         self.workers = max(1, (os.cpu_count() or 1) if workers is None else workers)
-        self._readers = dict(readers or {})
+        self._readers = readers
         self._memory: Tensor | None = None
         size = conversion.in_chans * conversion.img_size**2 * conversion.dtype.itemsize
         keep = len(table) * size <= memory_limit
@@ -75,7 +75,7 @@ class ImageSet:
         failures = self._decode_all(table, out)
         self.skipped = [(table.names[row], reason) for row, reason in failures]
         if len(failures) > skip_unreadable:
-            raise DataError(_unreadable(table.domain, self.skipped, skip_unreadable))
+            raise DataError(unreadable_message(table.domain, self.skipped, skip_unreadable))
         if len(failures) == len(table):
             raise DataError(f"every image of the {table.domain} is unreadable.")
         if failures:
@@ -210,7 +210,14 @@ def _one_array(refs: tuple[FileRef | ArrayRef, ...]) -> npt.NDArray[Any] | None:
     return np.asarray(first.array[rows])
 
 
-def _unreadable(domain: str, failed: list[tuple[str, str]], tolerated: int) -> str:
+def unreadable_message(domain: str, failed: list[tuple[str, str]], tolerated: int) -> str:
+    """Say which images cannot be read and why.
+
+    Args:
+        domain: name for the message.
+        failed: (name, reason) of each.
+        tolerated: how many the user accepts.
+    """
     lines = [f"  '{name}': {reason}" for name, reason in failed[:_SHOWN]]
     if len(failed) > _SHOWN:
         lines.append(f"  and {len(failed) - _SHOWN} more")

@@ -1,4 +1,4 @@
-"""CSV manifests: ``path,label,patient_id,site,split,frame``."""
+"""CSV manifests: ``path,label,patient_id,site,split,frame`` and optional columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from daptkit.data.image import Log
 from daptkit.data.refs import FileRef
-from daptkit.data.table import ImageTable
+from daptkit.data.table import EXTRA_COLUMNS, ImageTable
 from daptkit.errors import DataError, did_you_mean
 
-COLUMNS = ("path", "label", "patient_id", "site", "split", "frame")
+COLUMNS = ("path", "label", "patient_id", "site", "split", "frame", *EXTRA_COLUMNS)
 """Columns that mean something here; further ones are left alone."""
 
 _SHOWN = 5
@@ -45,7 +45,7 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
         path: UTF-8 file, with or without a byte order mark.
         domain: name for messages.
         labelled: whether the column ``label`` is read.
-        log: told of labels that are not read and of images without patient.
+        log: told of labels that are not read.
 
     Raises:
         DataError: not UTF-8, no column ``path``, a malformed or duplicate row, missing files, no
@@ -77,6 +77,11 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
         labels=labels,
         patients=_column("patient_id", header, rows),
         sites=_column("site", header, rows),
+        extra={
+            name: column
+            for name in EXTRA_COLUMNS
+            if (column := _column(name, header, rows)) is not None
+        },
     )
 
 
@@ -152,10 +157,3 @@ def _report(
 ) -> None:
     if not labelled and any(_column("label", header, rows) or ()):
         log(f"labels of the {domain} are ignored.")
-    patients = _column("patient_id", header, rows) or ("",) * len(rows)
-    unknown = sum(not patient for patient in patients)
-    if unknown:
-        log(
-            f"warning: {unknown} of {len(rows)} images of the {domain} have no patient_id; each "
-            "counts as a patient of its own, so intervals may be too narrow and validation leak."
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from daptkit.data.decode import read_image
-from daptkit.data.image import DecodedImage, Reader
+from daptkit.data.image import DecodedImage
 from daptkit.data.pixels import type_range
+from daptkit.data.readers import Readers
 from daptkit.errors import DataError
 
 
@@ -36,7 +36,7 @@ class ArrayRef:
 Ref: TypeAlias = FileRef | ArrayRef
 
 
-def decode_ref(ref: Ref, readers: Mapping[str, Reader]) -> DecodedImage:
+def decode_ref(ref: Ref, readers: Readers) -> DecodedImage:
     """Read the pixels behind a reference.
 
     Raises:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from daptkit.data.archive import read_npz
 from daptkit.data.folder import read_folder
 from daptkit.data.image import Log
 from daptkit.data.manifest import read_manifest
+from daptkit.data.readers import NO_READERS, Readers
 from daptkit.data.table import ImageTable
 from daptkit.errors import DataError
 
@@ -19,7 +19,7 @@ def read_table(
     domain: str,
     labelled: bool,
     log: Log = lambda line: None,
-    extensions: Collection[str] = (),
+    readers: Readers = NO_READERS,
 ) -> ImageTable:
     """List the images of a PATH: class folders, a folder, a CSV manifest or an ``.npz``.
 
@@ -31,7 +31,7 @@ def read_table(
         labelled: whether labels are wanted. If not, labels that are there are not read and the
             log says so, and folder names are never labels.
         log: takes one line for everything that was left out or is remarkable.
-        extensions: further extensions of images, lower case with their dot.
+        readers: further formats of images.
 
     Raises:
         DataError: nothing usable is there, or labels are wanted and there are none.
@@ -40,7 +40,7 @@ def read_table(
     if not where.exists():
         raise DataError(f"'{path}' does not exist (the {domain} images).")
     if where.is_dir():
-        table = read_folder(where, domain=domain, labelled=labelled, log=log, extensions=extensions)
+        table = read_folder(where, domain=domain, labelled=labelled, log=log, readers=readers)
     elif where.suffix.lower() == ".csv":
         table = read_manifest(where, domain=domain, labelled=labelled, log=log)
     elif where.suffix.lower() == ".npz":
@@ -52,17 +52,7 @@ def read_table(
 
 
 def _warn(table: ImageTable, log: Log) -> None:
-    """Tell of splits that cannot be trusted."""
+    """Tell of what a run will leave out."""
     without = sum(not split for split in table.splits)
     if 0 < without < len(table):
         log(f"{without} images of the {table.domain} have no split: only split 'all' uses them.")
-    if table.patients is None:
-        return
-    seen: dict[str, str] = {}
-    mixed = {
-        patient
-        for patient, split in zip(table.patients, table.splits, strict=True)
-        if patient and seen.setdefault(patient, split) != split
-    }
-    if mixed:
-        log(f"warning: {len(mixed)} patients of the {table.domain} are in more than one split.")

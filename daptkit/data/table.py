@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from daptkit.data.refs import Ref, digest_ref
+from daptkit.data.image import COVARIATES
+from daptkit.data.refs import FileRef, Ref, digest_ref
 from daptkit.errors import DataError, did_you_mean
 
 Indices = npt.NDArray[np.int64]
+
+EXTRA_COLUMNS = ("study_id", "series_id", *COVARIATES)
+"""Optional columns of a manifest beside those that every image has."""
 
 _CHUNK = 256
 
@@ -35,6 +39,7 @@ class ImageTable:
         labels: class name of each image, ``""`` if none; ``None`` for unlabelled images.
         patients: patient of each image as text, ``""`` if unknown; ``None`` if none is known.
         sites: site of each image as text, likewise.
+        extra: further columns of a manifest, by a name of :data:`EXTRA_COLUMNS`, as text.
     """
 
     domain: str
@@ -44,6 +49,7 @@ class ImageTable:
     labels: tuple[str, ...] | None = None
     patients: tuple[str, ...] | None = None
     sites: tuple[str, ...] | None = None
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,13 +66,20 @@ class ImageTable:
             name: None if column is None else tuple(column[row] for row in rows)
             for name, column in self._columns().items()
         }
-        return dataclasses.replace(self, **columns)
+        extra = {name: tuple(column[row] for row in rows) for name, column in self.extra.items()}
+        return dataclasses.replace(self, **columns, extra=extra)
 
     def groups(self) -> Indices:
-        """Return a patient number per image, (N,); images of unknown patients get their own."""
-        numbers: dict[tuple[str, int], int] = {}
+        """Return a patient number per image, (N,).
+
+        Images of unknown patients get one of their own; frames of one file share it.
+        """
+        numbers: dict[object, int] = {}
         patients = self.patients or ("",) * len(self)
-        keys = [(patient, -1 if patient else row) for row, patient in enumerate(patients)]
+        keys = [
+            patient or (ref.path if isinstance(ref, FileRef) and ref.frame is not None else row)
+            for row, (patient, ref) in enumerate(zip(patients, self.refs, strict=True))
+        ]
         return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
     def fingerprint(self) -> str:
@@ -78,12 +91,16 @@ class ImageTable:
         return self._fingerprint
 
     @cached_property
-    def _fingerprint(self) -> str:
-        total = hashlib.sha256()
+    def digests(self) -> tuple[bytes, ...]:
+        """SHA-256 of the bytes of each image's file or array row, 32 bytes each."""
         chunks = [self.refs[row : row + _CHUNK] for row in range(0, len(self), _CHUNK)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for digest in pool.map(lambda refs: b"".join(map(digest_ref, refs)), chunks):
-                total.update(digest)
+            parts = pool.map(lambda refs: [digest_ref(ref) for ref in refs], chunks)
+            return tuple(digest for part in parts for digest in part)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        total = hashlib.sha256(b"".join(self.digests))
         for name, column in self._columns().items():
             if name != "refs":
                 total.update(repr((name, column)).encode("utf-8", "surrogateescape"))
@@ -132,6 +149,11 @@ def concat_tables(tables: Sequence[ImageTable]) -> ImageTable:
         labels=_join([part.labels for part in parts], parts),
         patients=_join([part.patients for part in parts], parts),
         sites=tuple(site for number, part in enumerate(parts, 1) for site in _sites(part, number)),
+        extra={
+            name: column
+            for name in EXTRA_COLUMNS
+            if (column := _join([part.extra.get(name) for part in parts], parts)) is not None
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ def decode_tiff_array(data: bytes, frame: int | None, max_pixels: int) -> Decode
     )
 
 
+def count_tiff_pages(path: Path) -> int:
+    """Return the number of pages of a TIFF file."""
+    with tifffile.TiffFile(path) as file:
+        return len(file.pages)
+
+
 def select_frame(frames: int, frame: int | None) -> int:
     """Return the frame to read of a file with ``frames`` of them.
 
@@ -69,7 +76,10 @@ def select_frame(frames: int, frame: int | None) -> int:
         DataError: there are several and none is named, or the named one does not exist.
     """
     if frame is None and frames > 1:
-        raise DataError(f"{frames} frames; name one in the column 'frame' of a manifest")
+        raise DataError(
+            f"{frames} frames; give --frames first, middle, all or a number from 0, or name one in "
+            "the column 'frame' of a manifest"
+        )
     if frame is not None and frame >= frames:
         raise DataError(f"no frame {frame}; the file has {frames}, counted from 0")
     return frame or 0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from daptkit.data.convert import Conversion, depth_kind
-from daptkit.data.image import Reader
-from daptkit.data.refs import decode_ref
+from daptkit.data.readers import NO_READERS, Readers
+from daptkit.data.refs import FileRef, decode_ref
 from daptkit.data.table import ImageTable
-from daptkit.errors import DataError
+from daptkit.errors import DataError, UsageError
 
 _IMAGES = 64
 _PIXELS = 65536
@@ -24,7 +25,9 @@ def fit_conversion(
     *,
     img_size: int,
     in_chans: int,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Readers = NO_READERS,
+    frames: str | None = None,
+    fixed: tuple[float, float] | None = None,
 ) -> Conversion:
     """Fit the windows of deep images: their 0.5 and 99.5 percentiles.
 
@@ -35,31 +38,66 @@ def fit_conversion(
             if no earlier table has images of it, so the target decides where the source is 8 bit.
         img_size: edge of the model's input, pixels.
         in_chans: channels of the model's input.
-        readers: further formats, lower-case extension to reader.
+        readers: further formats.
+        frames: how the frames of files with several were chosen, for the record.
+        fixed: window to use instead of percentiles, for images that do not say what to show.
 
     Raises:
         DataError: all sampled pixels of a depth are (nearly) equal, so that no window exists.
     """
     windows: dict[str, tuple[float, float]] = {}
     for table in tables:
-        for kind, pixels in _sample(table, readers or {}).items():
-            if kind not in windows:
-                windows[kind] = _window(pixels, table.domain)
-    return Conversion(img_size=img_size, in_chans=in_chans, windows=windows)
+        for kind, pixels in _sample(table, readers).items():
+            if kind == "display":
+                windows[kind] = (0.0, 1.0)
+            elif kind not in windows:
+                windows[kind] = fixed or _window(pixels, table.domain)
+    return Conversion(
+        img_size=img_size,
+        in_chans=in_chans,
+        windows=windows,
+        frames=frames,
+        readers=_used(tables, readers),
+    )
 
 
-def _sample(table: ImageTable, readers: Mapping[str, Reader]) -> dict[str, npt.NDArray[Any]]:
+def parse_window(text: str) -> tuple[float, float]:
+    """Read ``LOW:HIGH``, the grey levels that become black and white.
+
+    Raises:
+        UsageError: not two finite numbers, or not in rising order.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        window = float(low), float(high)
+    except ValueError:
+        window = (math.nan, math.nan)
+    if not colon or not all(map(math.isfinite, window)) or window[0] >= window[1]:
+        raise UsageError(f"--window takes LOW:HIGH, such as -1000:400, not {text!r}.")
+    return window
+
+
+def _used(tables: Sequence[ImageTable], readers: Readers) -> dict[str, dict[str, Any]]:
+    """Return the formats of plugins that read files of the tables."""
+    if not readers.formats:
+        return {}
+    paths = {ref.path for table in tables for ref in table.refs if isinstance(ref, FileRef)}
+    found = {one.name: one for path in paths if (one := readers.find(path)) is not None}
+    return {name: found[name].to_json() for name in sorted(found)}
+
+
+def _sample(table: ImageTable, readers: Readers) -> dict[str, npt.NDArray[Any]]:
     """Return pixels of the deep images among a sample, by depth."""
     found: dict[str, list[npt.NDArray[Any]]] = {}
     rows = np.unique(np.linspace(0, len(table) - 1, min(_IMAGES, len(table))).astype(np.int64))
     for row in rows:
         try:
-            array = decode_ref(table.refs[row], readers).array
+            image = decode_ref(table.refs[row], readers)
         except DataError:  # reported with its name when the images are decoded
             continue
-        kind = depth_kind(array.dtype)
+        kind = depth_kind(image)
         if kind is not None:
-            flat = array.reshape(-1).astype(np.float64)
+            flat = image.array.reshape(-1).astype(np.float64)
             found.setdefault(kind, []).append(flat[:: max(1, len(flat) // _PIXELS)])
     return {kind: np.concatenate(pixels) for kind, pixels in found.items()}
 

@@ -57,13 +57,21 @@ class Loaded(Generic[SpecT]):
         Raises:
             PluginError: its import raises, or the factory is missing or cannot be called.
         """
+        return self.load_function(self.spec.factory)
+
+    def load_function(self, name: str) -> Callable[..., Any]:
+        """Import what a ``"module:name"`` of the specification names.
+
+        Raises:
+            PluginError: its import raises, or the name cannot be called.
+        """
         try:
-            factory = resolve_factory(self.spec.factory)
+            found = resolve_factory(name)
         except PluginFault as fault:
             raise PluginError(f"{self.origin} cannot be used: {fault}.") from fault
-        if not callable(factory):
-            raise PluginError(f"{self.origin}: factory {self.spec.factory!r} cannot be called.")
-        return cast("Callable[..., Any]", factory)
+        if not callable(found):
+            raise PluginError(f"{self.origin}: factory {name!r} cannot be called.")
+        return cast("Callable[..., Any]", found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,5 +124,7 @@ def _check_reader(spec: ReaderSpec) -> None:
             f"extensions must be lower-case text with a dot such as ('.raw',), "
             f"not {spec.extensions!r}"
         )
-    if spec.sniff is not None:
-        check_factory(spec.sniff)
+    for function in (spec.sniff, spec.count, spec.identify):
+        if function is not None:
+            check_factory(function)
+    _check_options(spec.options)

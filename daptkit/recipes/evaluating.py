@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from daptkit.assess.metrics import score
-from daptkit.data import choose_split, encode_labels, read_table
-from daptkit.recipes.inference import load_run, run_model
-from daptkit.train.plugins import plugin_readers
+from daptkit.data import choose_split, encode_labels, warn_unknown_patients
+from daptkit.recipes.aggregation import find_units, unit_labels, unit_probabilities
+from daptkit.recipes.inference import load_run, read_images, run_model
 from daptkit.train.progress import Reporter, SilentReporter
 
 
@@ -18,6 +18,7 @@ def evaluate(
     *,
     split: str | None = None,
     domain: str = "target",
+    aggregate: str | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
     device: str = "auto",
@@ -32,6 +33,7 @@ def evaluate(
         data: PATH of labelled images.
         split: split to score; ``test`` where it exists, else everything; ``"all"`` for everything.
         domain: ``"target"`` or ``"source"``: selects the prior.
+        aggregate: ``"patient"`` or ``"study"``: score the mean probabilities of each, not images.
         n_bootstrap: resamples behind each interval.
         seed: seed of the resampling.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -44,16 +46,17 @@ def evaluate(
         :func:`daptkit.assess.metrics.score`.
 
     Raises:
-        DataError: labels or images that cannot be used.
+        DataError: labels or images that cannot be used, or a patient or study of several classes.
     """
     report = reporter or SilentReporter()
     loaded, rule = load_run(run, domain)
-    readers = plugin_readers(report.line)
-    table = read_table(
-        data, domain=domain, labelled=True, log=report.line, extensions=tuple(readers)
-    )
+    table, readers = read_images(loaded, data, domain=domain, labelled=True, reporter=report)
     table = table.select(choose_split(table, split, "test"))
-    encode_labels(table, rule.classes)  # an unknown class is an error before anything is decoded
+    warn_unknown_patients(table, report.line)
+    # An unknown class or a missing id is an error before anything is decoded.
+    labels = encode_labels(table, rule.classes)
+    if aggregate is not None:
+        unit_labels(find_units(table, aggregate), labels, rule.classes)
     table, logits = run_model(
         loaded,
         table,
@@ -63,14 +66,24 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         reporter=report,
     )
-    return score(
-        rule.posterior(logits, domain),
-        encode_labels(table, rule.classes),
-        rule.predict(logits, domain, "map"),
-        rule.predict(logits, domain, "balanced"),
+    labels, groups = encode_labels(table, rule.classes), table.groups()
+    posterior, balanced = rule.posterior(logits, domain), rule.balanced_posterior(logits)
+    if aggregate is not None:
+        units = find_units(table, aggregate)
+        labels, groups = unit_labels(units, labels, rule.classes), groups[units.first]
+        means = unit_probabilities(units, logits, rule, domain)
+        posterior, balanced = means.posterior, means.balanced
+    scores = score(
+        posterior,
+        labels,
+        rule.choose(posterior, balanced, "map"),
+        rule.choose(posterior, balanced, "balanced"),
         rule.classes,
-        groups=table.groups(),
+        groups=groups,
         patients_known=table.patients_known,
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
+    if aggregate is not None and not table.patients_known:
+        scores["interval"] = aggregate
+    return {"unit": aggregate or "image", **scores}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from daptkit.data import Conversion, ImageSet, ImageTable, Reader
+from daptkit.data import (
+    Conversion,
+    ImageSet,
+    ImageTable,
+    Readers,
+    choose_frames,
+    read_table,
+)
 from daptkit.errors import DataError, UsageError
+from daptkit.host.discovery import discover
 from daptkit.model import LoadedModel, load_model_folder
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
@@ -17,7 +24,7 @@ from daptkit.train.device import full_precision, resolve_device
 from daptkit.train.domains import Domain
 from daptkit.train.guard import memory_guard
 from daptkit.train.inference import all_rows, as_numpy, forward_rows
-from daptkit.train.plugins import plugin_backbones
+from daptkit.train.plugins import plugin_backbones, plugin_readers
 from daptkit.train.progress import Reporter
 
 DOMAINS = ("target", "source")
@@ -46,10 +53,41 @@ def load_run(run: str | Path, domain: str) -> tuple[LoadedModel, PredictionRule]
     return loaded, PredictionRule.from_json(loaded.rule)
 
 
+def read_images(
+    loaded: LoadedModel, path: str | Path, *, domain: str, labelled: bool, reporter: Reporter
+) -> tuple[ImageTable, Readers]:
+    """List the images of a PATH, to be read as those that a model was trained on were.
+
+    Args:
+        loaded: the model; its frames and options of readers are used.
+        path: what the user named.
+        domain: ``"source"`` or ``"target"``, for messages.
+        labelled: whether labels are read.
+        reporter: told of what is left out, and of readers of another version than the model's.
+
+    Raises:
+        DataError: nothing usable is there.
+        UsageError: a reader no longer has an option that the model was trained with.
+    """
+    conversion = Conversion.from_json(loaded.conversion)
+    here = discover().names("reader")
+    options = {n: used["options"] for n, used in conversion.readers.items() if n in here}
+    readers = plugin_readers(reporter.line, options)
+    for one in readers.formats:
+        trained = conversion.readers.get(one.name, one.to_json())["package"]
+        if one.origin != trained:
+            reporter.line(
+                f"warning: the model was trained on images that {trained} read; here {one.origin}"
+                " does."
+            )
+    table = read_table(path, domain=domain, labelled=labelled, log=reporter.line, readers=readers)
+    return choose_frames(table, conversion.frames, readers), readers
+
+
 def run_model(
     loaded: LoadedModel,
     table: ImageTable,
-    readers: Mapping[str, Reader],
+    readers: Readers,
     *,
     device: str,
     workers: int | None,
@@ -61,7 +99,7 @@ def run_model(
     Args:
         loaded: the model, and how its images were converted.
         table: which images.
-        readers: further formats, by extension.
+        readers: further formats.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
         skip_unreadable: tolerate and list up to this many unreadable images.

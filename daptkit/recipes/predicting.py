@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daptkit.data import read_table
-from daptkit.recipes.inference import load_run, run_model
+from daptkit.recipes.aggregation import find_units, unit_predictions_csv, unit_probabilities
+from daptkit.recipes.inference import load_run, read_images, run_model
 from daptkit.run import atomic_write
 from daptkit.train.deliver import predictions_csv
-from daptkit.train.plugins import plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
 
 
@@ -18,6 +17,7 @@ def predict(
     *,
     out: str | Path,
     domain: str = "target",
+    aggregate: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     skip_unreadable: int = 0,
@@ -29,6 +29,8 @@ def predict(
         run: run folder, or a model folder.
         images: PATH of images; labels there are not read.
         out: CSV to write: path, split, one probability a class, prediction, confidence.
+        aggregate: ``"patient"`` or ``"study"``: one row for each, with the mean of its images'
+            probabilities.
         domain: ``"target"``, or ``"source"`` for images of the source site.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
@@ -40,10 +42,9 @@ def predict(
     """
     report = reporter or SilentReporter()
     loaded, rule = load_run(run, domain)
-    readers = plugin_readers(report.line)
-    table = read_table(
-        images, domain=domain, labelled=False, log=report.line, extensions=tuple(readers)
-    )
+    table, readers = read_images(loaded, images, domain=domain, labelled=False, reporter=report)
+    if aggregate is not None:
+        find_units(table, aggregate)  # missing ids are an error before anything is decoded
     table, logits = run_model(
         loaded,
         table,
@@ -53,5 +54,10 @@ def predict(
         skip_unreadable=skip_unreadable,
         reporter=report,
     )
-    atomic_write(Path(out), predictions_csv(table, logits, rule, domain))
+    if aggregate is None:
+        text = predictions_csv(table, logits, rule, domain)
+    else:
+        units = find_units(table, aggregate)
+        text = unit_predictions_csv(units, unit_probabilities(units, logits, rule, domain), rule)
+    atomic_write(Path(out), text)
     return Path(out)

@@ -151,11 +151,25 @@ class PredictionRule:
         Raises:
             UsageError: unknown domain or rule, or a ``sens=`` rule without fitted threshold.
         """
+        return self.choose(self.posterior(logits, domain), self.balanced_posterior(logits), decide)
+
+    def choose(
+        self, posterior: FloatArray, balanced: FloatArray, decide: str | None = None
+    ) -> IntArray:
+        """Return class indices (N,) for probabilities, such as means over the images of a patient.
+
+        Args:
+            posterior: (N, K), under the prior in force; see :meth:`posterior`.
+            balanced: (N, K), under equal priors; see :meth:`balanced_posterior`.
+            decide: another rule than the stored one.
+
+        Raises:
+            UsageError: unknown rule, or a ``sens=`` rule without fitted threshold.
+        """
         rule = self.decide if decide is None else decide
         wanted = parse_decide(rule, self.classes)
-        log_p = self.log_posterior(logits, domain)
         if wanted is None:
-            scores = log_p if rule == "map" else log_p - _log(self.prior_in_force(domain))
+            scores = posterior if rule == "map" else balanced
             return np.asarray(np.argmax(scores, axis=1), dtype=np.int64)
         threshold = (self.thresholds or {}).get(rule)
         if threshold is None:
@@ -163,10 +177,10 @@ class PredictionRule:
                 f"this model has no threshold for {rule!r}; run adapt with --decide {rule}, "
                 "which fits it on the source validation images."
             )
-        score = self.balanced_posterior(logits)[:, wanted.class_index]
-        log_p[:, wanted.class_index] = -np.inf
-        others = np.argmax(log_p, axis=1)
-        chosen = np.where(score >= threshold, wanted.class_index, others)
+        score = balanced[:, wanted.class_index]
+        rest = posterior.copy()
+        rest[:, wanted.class_index] = -1.0
+        chosen = np.where(score >= threshold, wanted.class_index, np.argmax(rest, axis=1))
         return np.asarray(chosen, dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:

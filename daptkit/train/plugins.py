@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
-from daptkit.data import DecodedImage, Reader
-from daptkit.errors import DataError, PluginError
-from daptkit.host import load_models, load_readers
+from daptkit.config import ReaderOptions
+from daptkit.data import Format, Readers
+from daptkit.data.image import Log
+from daptkit.errors import DataError, PluginError, UsageError, did_you_mean
+from daptkit.host import Loaded, load_models, load_readers
 from daptkit.host.discovery import discover
+from daptkit.host.isolation import describe
+from daptkit.plugin import ReaderSpec, build_options
 
 
 def plugin_backbones() -> dict[str, Callable[..., Any]]:
@@ -22,35 +26,93 @@ def _backbone(name: str, **arguments: Any) -> Any:
     return load_models([name])[0].load_factory()(**arguments)
 
 
-def plugin_readers(log: Callable[[str], None]) -> dict[str, Reader]:
-    """Return the readers of installed plugins by lower-case extension.
+def plugin_readers(log: Log, options: ReaderOptions | None = None) -> Readers:
+    """Return the readers of installed plugins.
 
     Their torch-free halves are imported, since only they know the extensions; the decoder itself
     is imported when the first file asks for it.
 
     Args:
         log: told one line of each reader that is broken, or comes second for an extension.
+        options: reader to option to value; defaults where a reader or an option is not named.
+
+    Raises:
+        UsageError: options of a reader that is not installed, unknown ones or values out of bounds.
     """
-    if not discover().names("reader"):
-        return {}
-    readers: dict[str, Reader] = {}
+    given = dict(options or {})
+    found = discover().names("reader")
+    for name in given:
+        if name not in found:
+            raise UsageError(
+                f"--reader-options: there is no reader {name!r} (have: {', '.join(found) or 'none'}"
+                f").{did_you_mean(name, found)}"
+            )
+    formats: list[Format] = []
     origins: dict[str, str] = {}
-    for loaded in load_readers(log=log):
-        resolve = cache(loaded.load_factory)
+    for loaded in load_readers(log=log) if found else ():
+        made: Any = build_options(
+            loaded.spec.options, given.get(loaded.spec.name, {}), f"{loaded.spec.name}."
+        )
+        own = []
         for extension in loaded.spec.extensions:
             first = origins.setdefault(extension, loaded.origin)
             if first == loaded.origin:
-                readers[extension] = partial(_read, resolve)
+                own.append(extension)
             else:
                 log(f"warning: {first} reads '{extension}' files; {loaded.origin} is not used.")
-    return readers
+        formats.append(_format(loaded, tuple(own), made, log))
+    return Readers(formats)
 
 
-def _read(resolve: Callable[[], Callable[..., Any]], path: Path, frame: int | None) -> DecodedImage:
-    try:
-        reader = resolve()
-    except PluginError as error:
-        # The reason why an image cannot be read is a DataError; its text names the package.
-        raise DataError(str(error)) from error
-    image: DecodedImage = reader(path, frame)
-    return image
+def _sniffer(
+    loaded: Loaded[ReaderSpec], sniff: Callable[[bytes], bool], log: Log
+) -> Callable[[bytes], bool]:
+    """Return a sniff that a broken plugin can fail once, with a line, and nothing else."""
+    faults: list[str] = []
+
+    def guarded(start: bytes) -> bool:
+        if faults:
+            return False
+        try:
+            return bool(sniff(start))
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            faults.append(describe(error))
+            log(f"warning: {loaded.origin} is not used for files without extension: {faults[0]}.")
+            return False
+
+    return guarded
+
+
+def _format(
+    loaded: Loaded[ReaderSpec], extensions: tuple[str, ...], options: Any, log: Log
+) -> Format:
+    spec = loaded.spec
+    extra = (options,) if dataclasses.fields(options) else ()
+
+    def function(name: str) -> Callable[..., Any]:
+        resolve = cache(partial(loaded.load_function, name))
+
+        def call(*arguments: Any) -> Any:
+            try:
+                found = resolve()
+            except PluginError as error:
+                # The reason why an image cannot be read is a DataError; it names the package.
+                raise DataError(str(error)) from error
+            return found(*arguments)
+
+        return call
+
+    def optional(name: str | None) -> Callable[..., Any] | None:
+        return None if name is None else function(name)
+
+    read, count = function(spec.factory), optional(spec.count)
+    return Format(
+        name=spec.name,
+        extensions=extensions,
+        read=lambda path, frame: read(path, frame, *extra),
+        count=None if count is None else lambda path: int(count(path, *extra)),
+        sniff=None if spec.sniff is None else _sniffer(loaded, function(spec.sniff), log),
+        identify=optional(spec.identify),
+        origin=f"{loaded.package} {loaded.version}",
+        options=dataclasses.asdict(options),
+    )

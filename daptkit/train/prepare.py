@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from daptkit.config import AdaptConfig
+from daptkit.config import AdaptConfig, parse_reader_options
 from daptkit.data import (
     Augment,
     Conversion,
     ImageSet,
     ImageTable,
-    Reader,
+    Readers,
     auto_preset,
     choose_split,
     class_names,
-    concat_tables,
     encode_labels,
     fit_conversion,
-    read_table,
+    parse_window,
     train_val_split,
 )
 from daptkit.data.image import Log
@@ -33,6 +31,7 @@ from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
 from daptkit.train.plugins import plugin_readers
 from daptkit.train.progress import Reporter
+from daptkit.train.tables import read_tables
 from daptkit.train.trunk import check_taps, with_trunk
 
 
@@ -47,6 +46,7 @@ class Prepared:
         augmentation: name of the preset in use.
         fingerprints: SHA-256 of the contents of each domain.
         skipped: (domain, name, reason) of every unreadable image that was tolerated.
+        overlaps: where patients are in two places that must not share any, to their number.
         cache_hits: domains whose trunk features were in the cache.
     """
 
@@ -56,6 +56,7 @@ class Prepared:
     augmentation: str
     fingerprints: dict[str, str]
     skipped: tuple[tuple[str, str, str], ...]
+    overlaps: Mapping[str, int]
     cache_hits: int
 
     @property
@@ -84,25 +85,30 @@ def prepare(
         DataError: images, labels or weights cannot be used.
         UsageError: options do not fit together.
     """
-    readers = plugin_readers(reporter.line)
-    source_table, target_table = _tables(config, reporter.line, tuple(readers))
-    network = network_source(config, class_names(source_table.labels))
+    fixed = None if config.window is None else parse_window(config.window)
+    readers = plugin_readers(reporter.line, parse_reader_options(config.reader_options))
+    tables = read_tables(config, readers, reporter.line)
+    network = network_source(config, class_names(tables.source.labels))
     classes = network.classes
     parse_decide(config.decide, classes)  # a wrong rule is an error before anything is trained
-    conversion = network.conversion or fit_conversion(
-        [source_table, target_table],
+    conversion = fit_conversion(
+        [tables.source, tables.target],
         img_size=network.config.img_size,
         in_chans=network.config.in_chans,
         readers=readers,
+        frames=config.frames,
+        fixed=fixed,
     )
+    if network.conversion is not None:
+        conversion = _stored(network.conversion, conversion)
     net = network.make(device)
     dims = net.dims(layers)
     if config.finetune == "frozen":
         check_taps(net, layers)
-    reporter.line(f"reading {len(source_table)} source and {len(target_table)} target images")
-    source_images = _images(source_table, conversion, config, config.skip_unreadable, readers)
+    reporter.line(f"reading {len(tables.source)} source and {len(tables.target)} target images")
+    source_images = _images(tables.source, conversion, config, config.skip_unreadable, readers)
     left = config.skip_unreadable - len(source_images.skipped)
-    target_images = _images(target_table, conversion, config, left, readers)
+    target_images = _images(tables.target, conversion, config, left, readers)
     skipped = tuple(
         (domain, name, reason)
         for domain, images in (("source", source_images), ("target", target_images))
@@ -126,28 +132,35 @@ def prepare(
         augmentation=preset,
         fingerprints=fingerprints,
         skipped=skipped,
+        overlaps=tables.overlaps,
         cache_hits=hits,
     )
 
 
-def _tables(
-    config: AdaptConfig, log: Log, extensions: Collection[str]
-) -> tuple[ImageTable, ImageTable]:
-    """Read both tables; of the source, keep the rows that are trained on or held out."""
-    source = concat_tables(
-        [
-            read_table(path, domain="source", labelled=True, log=log, extensions=extensions)
-            for path in config.source
+def _stored(stored: Conversion, fitted: Conversion) -> Conversion:
+    """Return the conversion of a model that the run starts from, if the run reads files alike.
+
+    Raises:
+        UsageError: frames or options of readers differ from the model's own.
+    """
+    options = {name: used["options"] for name, used in stored.readers.items()}
+    differ = {
+        name
+        for name, used in fitted.readers.items()
+        if name in options and used["options"] != options[name]
+    }
+    if stored.frames != fitted.frames or differ:
+        flags = [] if stored.frames is None else [f"--frames {stored.frames}"]
+        flags += [
+            f"--reader-options {name}.{option}={value}"
+            for name in sorted(differ)
+            for option, value in options[name].items()
         ]
-    )
-    chosen = choose_split(source, config.source_split, "train")
-    held_out = np.flatnonzero(np.array(source.splits) == "val")
-    source = source.select(np.union1d(chosen, held_out))
-    target = read_table(
-        config.target, domain="target", labelled=False, log=log, extensions=extensions
-    )
-    choose_split(target, config.target_split, "train")
-    return source, target
+        raise UsageError(
+            "the model of --init-from read its images in another way; give"
+            f" {' '.join(flags) or 'no --frames'}."
+        )
+    return replace(stored, readers={**fitted.readers, **stored.readers})
 
 
 def _task_data(
@@ -197,7 +210,7 @@ def _images(
     conversion: Conversion,
     config: AdaptConfig,
     tolerated: int,
-    readers: Mapping[str, Reader],
+    readers: Readers,
 ) -> ImageSet:
     return ImageSet(
         table,

@@ -60,6 +60,7 @@ def provenance(
                 "source": data.source.images.table.patients_known,
                 "target": data.target.images.table.patients_known,
             },
+            "patient_overlap_allowed": dict(prepared.overlaps),
             "skipped_unreadable": len(prepared.skipped),
             "trunk_features_from_cache": prepared.cache_hits,
         },

@@ -41,6 +41,11 @@ _IRRELEVANT = frozenset(
         "pretrained_path",
         "init_from",
         "skip_unreadable",
+        "frames",
+        "window",
+        "reader_options",
+        "allow_patient_overlap",
+        "cache",
         "report",
     }
 )

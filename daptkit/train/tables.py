@@ -1,0 +1,77 @@
+"""The images of both domains as a run's options name them, before any is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from daptkit.config import AdaptConfig
+from daptkit.data import (
+    ImageTable,
+    Readers,
+    choose_frames,
+    choose_split,
+    concat_tables,
+    find_overlaps,
+    parse_frames,
+    read_table,
+    refuse_overlap,
+    warn_unknown_patients,
+)
+from daptkit.data.image import Log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Both domains.
+
+    Args:
+        source: images that are trained on or held out.
+        target: every image of the target.
+        overlaps: where patients are in two places that must not share any, to their number.
+    """
+
+    source: ImageTable
+    target: ImageTable
+    overlaps: Mapping[str, int]
+
+
+def read_tables(config: AdaptConfig, readers: Readers, log: Log) -> Tables:
+    """List the images of both domains.
+
+    Args:
+        config: options.
+        readers: further formats.
+        log: told of what is left out and of what cannot be trusted.
+
+    Raises:
+        DataError: nothing usable, or a patient where another must be.
+        UsageError: ``--frames`` that means nothing.
+    """
+    frames = None if config.frames is None else parse_frames(config.frames)
+
+    def read(path: str, domain: str, *, labelled: bool) -> ImageTable:
+        table = read_table(path, domain=domain, labelled=labelled, log=log, readers=readers)
+        return choose_frames(table, frames, readers)
+
+    sources = [read(path, "source", labelled=True) for path in config.source]
+    target = read(config.target, "target", labelled=False)
+    source = concat_tables(sources)
+    for table in (source, target):
+        warn_unknown_patients(table, log)
+    overlaps = find_overlaps(sources, target)
+    if not config.allow_patient_overlap:
+        refuse_overlap(overlaps)
+    for overlap in overlaps:
+        log(f"warning: {overlap} Accepted by --allow-patient-overlap.")
+    chosen = choose_split(source, config.source_split, "train")
+    held_out = np.flatnonzero(np.array(source.splits) == "val")
+    source = source.select(np.union1d(chosen, held_out))
+    choose_split(target, config.target_split, "train")
+    return Tables(
+        source=source,
+        target=target,
+        overlaps={overlap.where: overlap.patients for overlap in overlaps},
+    )
