@@ -132,6 +132,15 @@ def test_an_estimate_that_predictions_do_not_use(report: dict[str, Any]) -> None
     assert "not estimated by a method" in estimate(report)
 
 
+def test_an_estimate_says_what_its_interval_rests_on(report: dict[str, Any]) -> None:
+    report["data"]["patients_known"] = {"source": True, "target": True}
+    assert "resample whole patients" in estimate(report)
+    report["data"]["patients_known"]["target"] = False
+    assert "image-level" in estimate(report)
+    report["prior"] |= {"target_low": None, "target_high": None}
+    assert "image-level" not in estimate(report)
+
+
 def test_an_estimate_without_interval_claims_none(report: dict[str, Any]) -> None:
     report["prior"] |= dict.fromkeys(("target_low", "target_high"))
     page, plots = render(report, {})

@@ -24,6 +24,7 @@ def figures(**values: Any) -> dict[str, Any]:
             "predicted": {"a": 0.5, "b": 0.5},
             "target": None,
         },
+        "prior_interval": "patient",
         "collapse": {"collapsed": False, "never": [], "fractions": {}},
         "notes": ["bbse: not trusted"],
         **values,
@@ -76,3 +77,11 @@ def test_text_warns_of_a_collapse() -> None:
     assert "never predicted on the target: b" in text
     assert "target estimate" in text
     assert "0.875" in text
+
+
+def test_text_says_when_an_interval_is_image_level() -> None:
+    ends = {"target": {"a": 0.1, "b": 0.9}, "target_low": {"a": 0.0, "b": 0.8}}
+    prior = {**figures()["prior"], **ends, "target_high": {"a": 0.2, "b": 1.0}}
+    assert "image-level" not in summary_text(figures(prior=prior))
+    assert "image-level" in summary_text(figures(prior=prior, prior_interval="image"))
+    assert "image-level" not in summary_text(figures(prior_interval="image"))

@@ -69,7 +69,7 @@ def summary_text(figures: Mapping[str, Any]) -> str:
 
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
-            ``collapse`` and ``notes``.
+            ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
@@ -80,7 +80,7 @@ def summary_text(figures: Mapping[str, Any]) -> str:
         figures["divergence"],
         ("proxy_a_distance", "mmd2", "knn_domain_accuracy"),
     )
-    lines += _priors(figures["prior"])
+    lines += _priors(figures["prior"], figures["prior_interval"])
     lines += _collapse(figures["collapse"])
     lines += [f"note: {text}" for text in figures["notes"]]
     return "\n".join(lines)
@@ -99,7 +99,7 @@ def _two_columns(
     return [head, *body, ""]
 
 
-def _priors(prior: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+def _priors(prior: Mapping[str, Mapping[str, float] | None], interval: str) -> list[str]:
     source = prior["source"]
     assert source is not None
     columns = {name: column for name, column in prior.items() if column is not None}
@@ -117,6 +117,8 @@ def _priors(prior: Mapping[str, Mapping[str, float] | None]) -> list[str]:
         + "".join(f"{_number(column[name]):>17}" for column in columns.values())
         for name in source
     ]
+    if "target_low" in columns and interval == "image":
+        body.append("  from and to are image-level: not every image names its patient")
     return [head, *body, ""]
 
 

@@ -50,13 +50,16 @@ class Domain:
         return min(_CHUNK, max(1, _CHUNK_VALUES // (self.images.conversion.in_chans * size**2)))
 
     def inputs(self, batches: Iterator[Rows]) -> Iterator[Tensor]:
-        """Yield the model's inputs of each batch of rows: trunk features or images in [0, 1]."""
+        """Yield the model's inputs of each batch of rows, on the CPU.
+
+        Trunk features, or images as they are kept: uint8, or floats in [0, 1]. What is kept in 8
+        bit becomes float on the device, since bytes are the smaller transfer.
+        """
         if self.trunk is not None:
             for rows in batches:
                 yield self.trunk[torch.from_numpy(rows)]
         else:
-            for images in self.images.prefetch(batches):
-                yield to_float(images)
+            yield from self.images.prefetch(batches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,7 @@ def _domain_batches(
     for step, (rows, inputs) in enumerate(
         zip(orders, domain.inputs(ahead), strict=True), start=start
     ):
-        moved = inputs.to(device, non_blocking=True)
+        moved = to_float(inputs.to(device, non_blocking=True))
         if data.augment is not None:
             generator.manual_seed(derive_seed(seed, step, stream))
             moved = data.augment(moved, generator)

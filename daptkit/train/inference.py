@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daptkit.data import to_float
 from daptkit.model import AdaptNet
 from daptkit.model.network import evaluating
 from daptkit.train.device import Precision, full_precision
@@ -44,7 +45,7 @@ def forward_rows(
     taps: dict[str, list[Tensor]] = {}
     with evaluating(net):
         for inputs in domain.inputs(_chunks(rows, domain.chunk)):
-            moved = inputs.to(precision.device)
+            moved = to_float(inputs.to(precision.device))
             with precision.autocast():
                 out, found = net(moved, layers, from_trunk=domain.trunk is not None)
             logits.append(out.float().cpu())

@@ -91,9 +91,15 @@ def run_figures(
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
         "prior": _priors(prepared, twin, adapted),
+        "prior_interval": "patient" if _patients_known(prepared) else "image",
         "collapse": collapse_check(predicted, prepared.classes).to_json(),
         "notes": list(final.fit.notes),
     }
+
+
+def _patients_known(prepared: Prepared) -> bool:
+    data = prepared.data
+    return all(domain.images.table.patients_known for domain in (data.source, data.target))
 
 
 def _source_validation(prepared: Prepared, model: Delivered) -> dict[str, float]:

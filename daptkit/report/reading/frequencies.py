@@ -22,7 +22,19 @@ def estimate(report: Report) -> str:
     ]
     first = "The class frequencies of the target site are estimated, not counted"
     which = "the largest differences" if len(target) > NAMED else "the estimate"
-    return f"{first}; {which}: {'; '.join(named)}."
+    return f"{first}; {which}: {'; '.join(named)}.{_unit(report)}"
+
+
+def _unit(report: Report) -> str:
+    """Say what the interval of the estimate resamples, where there is one."""
+    if report["prior"]["target_low"] is None:
+        return ""
+    if all(report["data"]["patients_known"].values()):
+        return " Their intervals resample whole patients."
+    return (
+        " Their intervals are image-level: not every image names its patient, so where images share"
+        " one the intervals are too narrow."
+    )
 
 
 def _ends(report: Report, name: str) -> str:
