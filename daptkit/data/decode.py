@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_png
 
 from daptkit.data.image import DecodedImage
 from daptkit.data.pixels import on_black, type_range, upright
+from daptkit.data.png import check_png, decode_deep_png, is_deep_colour_png
 from daptkit.data.readers import NO_READERS, Readers, missing_package
 from daptkit.data.tiff import (
     count_tiff_pages,
@@ -35,7 +34,6 @@ MAX_PIXELS = 100_000_000
 
 _ONE_FRAME = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: Path, frame: int | None = None, readers: Readers = NO_READERS) -> DecodedImage:
@@ -94,8 +92,8 @@ def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
         frame: frame of a file with several, from 0; ``None`` for a file with one.
 
     Raises:
-        DataError: empty, too large, or several frames and none named. What Pillow, tifffile and
-            torchvision raise on damaged content is passed on.
+        DataError: empty, too large, or several frames and none named. What Pillow and tifffile
+            raise on damaged content is passed on.
     """
     if not data:
         raise DataError("empty file")
@@ -107,16 +105,16 @@ def decode_bytes(data: bytes, frame: int | None = None) -> DecodedImage:
         raise
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+    if image.format == "PNG":
+        check_png(data)
     if image.format == "TIFF" and needs_tiff_array(image):
         return decode_tiff_array(data, frame, MAX_PIXELS)
     frames = _frames(image)
     chosen = select_frame(frames, frame)
     if chosen:
         image.seek(chosen)
-    if _is_deep_colour_png(data):
-        return DecodedImage(
-            array=_decode_deep_png(data, image), value_range=(0.0, 65535.0), photometric="RGB"
-        )
+    if is_deep_colour_png(data):
+        return _from_deep_png(data, image)
     return _from_pillow(image, frames)
 
 
@@ -162,20 +160,17 @@ def _stored_levels(image: Image.Image, file_format: str | None) -> npt.NDArray[A
     return np.asarray(image.convert("RGB"))
 
 
-def _is_deep_colour_png(data: bytes) -> bool:
-    # Bytes 24 and 25 of a PNG are the bit depth and the colour type; 0 is grey, read by Pillow.
-    return data[:8] == _PNG_SIGNATURE and data[24:25] == b"\x10" and data[25:26] != b"\x00"
-
-
-def _decode_deep_png(data: bytes, image: Image.Image) -> npt.NDArray[Any]:
-    """Return the 16-bit colour that Pillow would cut to 8 bit, (H, W) or (H, W, 3) uint16."""
-    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    decoded = decode_png(raw, ImageReadMode.UNCHANGED).numpy()
-    array: npt.NDArray[Any] = decoded.transpose(1, 2, 0)
+def _from_deep_png(data: bytes, image: Image.Image) -> DecodedImage:
+    array: npt.NDArray[Any] = decode_deep_png(data)
     if array.shape[-1] in (2, 4):
         array = on_black(array)
     array = upright(array, image.getexif().get(0x0112, 1))
-    return array[..., 0] if array.shape[-1] == 1 else array
+    colour = array.shape[-1] == 3
+    return DecodedImage(
+        array=array if colour else array[..., 0],
+        value_range=(0.0, 65535.0),
+        photometric="RGB" if colour else "MONOCHROME2",
+    )
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> Any:
@@ -205,4 +200,5 @@ def _reason(error: Exception, path: Path, *, plugin: bool) -> str:
         return f"its reader failed with {type(error).__name__}"
     if isinstance(error, OSError):
         return f"damaged: {error}"
-    return f"{type(error).__name__}: {error}"
+    first = str(error).partition("\n")[0]
+    return f"damaged: {type(error).__name__}: {first}"

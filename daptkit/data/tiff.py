@@ -47,6 +47,8 @@ def decode_tiff_array(data: bytes, frame: int | None, max_pixels: int) -> Decode
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         frames = len(file.pages)
         page: Any = file.pages[select_frame(frames, frame)]
+        if page.dtype is None or page.dtype == bool:  # Pillow reads images of one bit
+            raise DataError("damaged: tags of the TIFF are missing")
         if page.imagewidth * page.imagelength > max_pixels:
             raise DataError(
                 f"{page.imagewidth} x {page.imagelength} pixels, more than {max_pixels:,}"

@@ -41,7 +41,7 @@ def _take(descriptor: int, mode: int, text_mode: str) -> IO[str]:
 def _row(finding: Finding) -> dict[str, Any]:
     spec = finding.spec
     if isinstance(spec, ReaderSpec):
-        summary = "Reads " + ", ".join(spec.extensions)
+        summary = " ".join([*filter(None, [spec.summary]), f"Reads {', '.join(spec.extensions)}."])
     else:
         summary = getattr(spec, "summary", "")
     return {

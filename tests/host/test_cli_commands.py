@@ -15,7 +15,13 @@ from daptkit.cli.main import run
 from daptkit.config import AdaptConfig
 from daptkit.errors import DataError, Terminated
 
-INFERENCE = {"domain": "target", "aggregate": None, "device": "auto", "workers": None, "skip_unreadable": 0}
+INFERENCE = {
+    "domain": "target",
+    "aggregate": None,
+    "device": "auto",
+    "workers": None,
+    "skip_unreadable": 0,
+}
 SITES = ["--source", "a", "--target", "b", "--out", "o"]
 
 
