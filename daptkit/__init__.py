@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from daptkit.recipes import adapt, build_report, demo, evaluate, predict
+    from daptkit.recipes import adapt, build_report, demo, evaluate, predict, simulate
 
-__all__ = ["__version__", "adapt", "build_report", "demo", "evaluate", "predict"]
+__all__ = ["__version__", "adapt", "build_report", "demo", "evaluate", "predict", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

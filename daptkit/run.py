@@ -77,6 +77,19 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
+def claim_folder(out: Path) -> None:
+    """Make the folder of ``--out``, or accept an empty one.
+
+    Raises:
+        UsageError: it holds files, or is one.
+        DaptkitError: it cannot be made or read.
+    """
+    with writing(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"--out '{out}' is not an empty folder; name a new one with --out.")
+        out.mkdir(parents=True, exist_ok=True)
+
+
 class RunFolder:
     """Names of the files of a run, relative to one folder."""
 

@@ -57,7 +57,14 @@ def posteriors(trained: Path, manifest: Path) -> np.ndarray:
         loaded, manifest, domain="target", labelled=False, reporter=reporter
     )
     _, logits = run_model(
-        loaded, table, readers, device="cpu", workers=1, skip_unreadable=0, reporter=reporter
+        loaded,
+        table,
+        readers,
+        device="cpu",
+        workers=1,
+        skip_unreadable=0,
+        cache="off",
+        reporter=reporter,
     )
     return rule.posterior(logits)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from daptkit.data import PHANTOM_CLASSES, SimulatedSite, simulate_sites
 from daptkit.data.phantom import AIR, draw_phantom
@@ -70,6 +72,24 @@ def test_scan_is_the_stated_formula() -> None:
         for column in range(0, SIZE, 5):
             wanted = 0.2 + 0.6 * float(image[row, column]) ** 1.7
             assert seen[row, column] == pytest.approx(min(wanted, 1.0))
+
+
+def test_a_site_is_drawn_as_ever() -> None:
+    total = hashlib.sha256()
+    for stream, site in enumerate((SOURCE_SITE, TARGET_SITE)):
+        for number, label in enumerate(PHANTOM_CLASSES):
+            rng = np.random.default_rng((7, stream, number))
+            scan = site.scan(draw_phantom(label, 48, rng), rng)
+            total.update(np.round(255 * scan).astype(np.uint8).tobytes())
+    assert total.hexdigest() == "29a640a383a869f40f5b28c3cf77496f1f0c6cf2c6efc8889f98bd637b3a47d8"
+
+
+def test_a_scan_blurs_first_and_adds_its_noise_last() -> None:
+    image, rng = phantom("benign", 2), np.random.default_rng(0)
+    found = TARGET_SITE.scan(image, np.random.default_rng(0))
+    spread = ndimage.gaussian_filter(image, 0.01 * SIZE)
+    wanted = 0.1 + 0.65 * spread**1.4 + 0.04 * rng.standard_normal((SIZE, SIZE))
+    assert np.array_equal(found, wanted.clip(0.0, 1.0))
 
 
 def test_noise_and_blur_have_the_stated_width() -> None:

@@ -39,6 +39,7 @@ def command(
     device: str,
     workers: int | None,
     skip_unreadable: int,
+    cache: str | None,
     out: str | None,
     json: bool,
 ) -> None:
@@ -56,6 +57,7 @@ def command(
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,
+        cache=cache,
         reporter=terminal_reporter(),
     )
     if out is not None:

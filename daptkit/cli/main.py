@@ -23,6 +23,7 @@ cli = LazyGroup(
         "predict": ("daptkit.cli.predict:command", "Predict images with the model of a run."),
         "evaluate": ("daptkit.cli.evaluate:command", "Score a run on labelled data."),
         "report": ("daptkit.cli.report:command", "Build the report page of a run again."),
+        "data": ("daptkit.cli.data:group", "Check, simulate and cache images."),
         "demo": ("daptkit.cli.demo:command", "Two synthetic sites, the whole job, in minutes."),
         "doctor": ("daptkit.cli.doctor:command", "What is installed, and what is wrong with it."),
         "plugins": ("daptkit.cli.plugins:group", "Show the installed plugins."),

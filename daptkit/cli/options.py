@@ -45,6 +45,9 @@ _INFERENCE = (
         show_default=True,
         help="Tolerate and list up to this many unreadable images.",
     ),
+    click.option(
+        "--cache", metavar="DIR|off", help="Folder of decoded images, or off (the user's cache)."
+    ),
 )
 
 

@@ -22,6 +22,7 @@ def command(
     device: str,
     workers: int | None,
     skip_unreadable: int,
+    cache: str | None,
 ) -> None:
     """Predict images with the model of RUN, a run folder of 'daptkit adapt'."""
     from daptkit.recipes import predict
@@ -36,6 +37,7 @@ def command(
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,
+        cache=cache,
         reporter=terminal_reporter(),
     )
     click.echo(str(path))

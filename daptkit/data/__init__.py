@@ -12,6 +12,7 @@ from daptkit.data.phantom import PHANTOM_CLASSES
 from daptkit.data.readers import Format, Readers
 from daptkit.data.simulate import SimulatedSite, simulate_sites
 from daptkit.data.sources import read_table
+from daptkit.data.store import DecodeCache
 from daptkit.data.splits import train_val_split
 from daptkit.data.table import ImageTable, choose_split, concat_tables
 from daptkit.data.window import fit_conversion, parse_window
@@ -19,6 +20,7 @@ from daptkit.data.window import fit_conversion, parse_window
 __all__ = [
     "Augment",
     "Conversion",
+    "DecodeCache",
     "DecodedImage",
     "FileIdentity",
     "Format",

@@ -116,7 +116,7 @@ def depth_kind(image: DecodedImage) -> str | None:
         return None
     if not image.display:
         return _KINDS[image.array.dtype.kind]
-    levels = 255.0 * _displayed(image.array, image.value_range)
+    levels = 255.0 * displayed(image.array, image.value_range)
     return "display" if (np.abs(levels - np.round(levels)) > _GRID_TOLERANCE).any() else None
 
 
@@ -163,7 +163,7 @@ def _scaled(
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255) if conversion.windows else array
     if image.display:
-        shown = _displayed(array, image.value_range)
+        shown = displayed(array, image.value_range)
         if conversion.windows:
             return shown.astype(np.float32)
         return np.round(255.0 * shown).astype(np.uint8)
@@ -173,11 +173,11 @@ def _scaled(
         raise DataError(
             f"{array.dtype} pixels, for which the fitted conversion has no window (it has {have})"
         )
-    return _displayed(array, conversion.windows[kind]).astype(np.float32)
+    return displayed(array, conversion.windows[kind]).astype(np.float32)
 
 
-def _displayed(array: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float64]:
-    """Return pixels in [0, 1], where ``window`` is black to white."""
+def displayed(array: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """Return pixels in [0, 1], clipped, where ``window`` is black to white."""
     low, high = window
     scaled: npt.NDArray[np.float64] = (array.astype(np.float64) - low) / (high - low)
     return scaled.clip(0.0, 1.0)

@@ -1,12 +1,12 @@
-"""Decoded images of a table, in memory where they fit."""
+"""Decoded images of a table: from the cache, in memory where they fit, or decoded again."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from daptkit.data.convert import Conversion, convert_image, convert_rows
+from daptkit.data.convert import Conversion
+from daptkit.data.decoding import Decoder, Failures
 from daptkit.data.readers import NO_READERS, Readers
-from daptkit.data.refs import ArrayRef, FileRef, decode_ref
+from daptkit.data.refs import FileRef
+from daptkit.data.store import DecodeCache, DecodeStore
 from daptkit.data.table import ImageTable, Indices
 from daptkit.errors import DataError
 
@@ -24,18 +26,16 @@ MEMORY_LIMIT = 4 * 2**30
 """Bytes of decoded images that are kept in memory by default."""
 
 _SHOWN = 5
-_CHUNK = 32
-_ARRAY_CHUNK = 1024
 _LOOK_AHEAD = 4
-
-Failures = list[tuple[int, str]]
 
 
 class ImageSet:
     """The images of a table as model input.
 
-    Every image is decoded once on construction, so that an unreadable one is found there. The
-    result stays in memory if it fits, else images are decoded again when they are asked for.
+    Every image is decoded once on construction, so that an unreadable one is found there. With a
+    cache, images of files are kept there and only those that it does not hold are decoded.
+    Without one the result stays in memory if it fits, else images are decoded again when they are
+    asked for.
 
     Args:
         table: which images.
@@ -43,11 +43,12 @@ class ImageSet:
         workers: threads that decode; ``None`` for the CPU count, 0 like 1.
         skip_unreadable: unreadable images that are tolerated; they are dropped, never replaced.
         readers: further formats.
-        memory_limit: largest size of decoded images that is kept, bytes.
+        memory_limit: largest size of decoded images that is kept in memory, bytes.
+        cache: where decoded images are kept between runs, or ``None``.
 
     Attributes:
-        table: the readable rows of the table.
         skipped: (name, reason) of the dropped rows.
+        decoded: number of images that were decoded on construction.
 
     Raises:
         DataError: no image, or more unreadable ones than tolerated; names and reasons are given.
@@ -62,36 +63,40 @@ class ImageSet:
         skip_unreadable: int = 0,
         readers: Readers = NO_READERS,
         memory_limit: int = MEMORY_LIMIT,
+        cache: DecodeCache | None = None,
     ) -> None:
         if not len(table):
             raise DataError(f"the {table.domain} has no images.")
         self.conversion = conversion
         self.workers = max(1, (os.cpu_count() or 1) if workers is None else workers)
-        self._readers = readers
+        self._decoder = Decoder(table, conversion, readers)
         self._memory: Tensor | None = None
-        size = conversion.in_chans * conversion.img_size**2 * conversion.dtype.itemsize
-        keep = len(table) * size <= memory_limit
-        out = np.empty((len(table), *self._shape), conversion.dtype) if keep else None
-        failures = self._decode_all(table, out)
+        self._store: DecodeStore | None = None
+        self._slots = np.full(len(table), -1, np.int64)
+        # The arrays of an archive are in memory already; a cache would only copy them.
+        if cache is not None and all(isinstance(ref, FileRef) for ref in table.refs):
+            failures = self._fill_store(cache)
+        else:
+            failures = self._fill_memory(memory_limit)
         self.skipped = [(table.names[row], reason) for row, reason in failures]
         if len(failures) > skip_unreadable:
             raise DataError(unreadable_message(table.domain, self.skipped, skip_unreadable))
         if len(failures) == len(table):
             raise DataError(f"every image of the {table.domain} is unreadable.")
         if failures:
-            good = np.setdiff1d(np.arange(len(table)), [row for row, _ in failures])
-            table = table.select(good)
-            out = None if out is None else out[good]
-        self.table = table
-        if out is not None:
-            self._memory = torch.from_numpy(out)
+            self._drop([row for row, _ in failures])
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
+    def table(self) -> ImageTable:
+        """The readable rows of the table."""
+        return self._decoder.table
+
+    @property
     def in_memory(self) -> bool:
-        """Whether the decoded images are kept."""
+        """Whether the decoded images are kept in memory."""
         return self._memory is not None
 
     def batch(self, indices: npt.ArrayLike) -> Tensor:
@@ -115,72 +120,91 @@ class ImageSet:
             for rows in batches:
                 yield self._memory[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
             return
-        waiting: deque[list[Future[npt.NDArray[Any]]]] = deque()
+        waiting: deque[_Batch] = deque()
         pool = ThreadPoolExecutor(self.workers)
         try:
             for rows in batches:
-                waiting.append([pool.submit(self._decode_row, int(row)) for row in rows])
+                waiting.append(self._begin(np.asarray(rows, dtype=np.int64), pool))
                 if len(waiting) > _LOOK_AHEAD:
-                    yield self._collect(waiting.popleft())
+                    yield waiting.popleft().result()
             while waiting:
-                yield self._collect(waiting.popleft())
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        size = self.conversion.img_size
-        return (self.conversion.in_chans, size, size)
+    def _begin(self, rows: Indices, pool: ThreadPoolExecutor) -> _Batch:
+        """Start reading a batch: stored images at once, the others one by one."""
+        out = np.empty((len(rows), *self._decoder.shape), self.conversion.dtype)
+        slots = self._slots[rows]
+        jobs = [
+            pool.submit(self._decode_into, out, position, int(rows[position]))
+            for position in np.flatnonzero(slots < 0).tolist()
+        ]
+        if len(jobs) < len(rows):
+            jobs.append(pool.submit(self._read_stored, rows, slots, out))
+        return _Batch(out, jobs)
 
-    def _collect(self, futures: list[Future[npt.NDArray[Any]]]) -> Tensor:
-        out = np.empty((len(futures), *self._shape), self.conversion.dtype)
-        for row, future in enumerate(futures):
-            out[row] = future.result()
-        return torch.from_numpy(out)
+    def _read_stored(self, rows: Indices, slots: Indices, out: npt.NDArray[Any]) -> None:
+        assert self._store is not None
+        for position in self._store.read(slots, out).tolist():
+            self._decode_into(out, position, int(rows[position]))
 
-    def _decode_row(self, row: int) -> npt.NDArray[Any]:
-        try:
-            return convert_image(decode_ref(self.table.refs[row], self._readers), self.conversion)
-        except DataError as error:  # readable on construction: it changed since
-            raise DataError(f"'{self.table.names[row]}' is no longer readable: {error}") from error
+    def _decode_into(self, out: npt.NDArray[Any], position: int, row: int) -> None:
+        out[position] = self._decoder.row(row)
 
-    def _decode_all(self, table: ImageTable, out: npt.NDArray[Any] | None) -> Failures:
-        """Decode every row, into ``out`` if there is one, and return the rows that failed."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            parts = list(
-                pool.map(lambda rows: self._decode_chunk(table, rows, out), _chunks(table))
-            )
-        return [failure for part in parts for failure in part]
+    def _fill_memory(self, limit: int) -> Failures:
+        count = len(self.table)
+        size = int(np.prod(self._decoder.shape)) * self.conversion.dtype.itemsize
+        self.decoded = count
+        if count * size > limit:
+            return self._decoder.check(np.arange(count), None, self.workers)
+        out = np.empty((count, *self._decoder.shape), self.conversion.dtype)
 
-    def _decode_chunk(
-        self, table: ImageTable, rows: range, out: npt.NDArray[Any] | None
-    ) -> Failures:
-        refs = table.refs[rows.start : rows.stop]
-        whole = _one_array(refs)
-        if whole is not None and whole.dtype == np.uint8 and not self.conversion.windows:
-            # No row of such an array fails alone, so it needs no look at each.
-            return self._convert_array(whole, rows, out)
-        failures: Failures = []
-        for row, ref in zip(rows, refs, strict=True):
-            try:
-                image = convert_image(decode_ref(ref, self._readers), self.conversion)
-            except DataError as error:
-                failures.append((row, str(error)))
-            else:
-                if out is not None:
-                    out[row] = image
+        def keep(rows: Indices, images: npt.NDArray[Any]) -> None:
+            out[rows] = images
+
+        failures = self._decoder.check(np.arange(count), keep, self.workers)
+        self._memory = torch.from_numpy(out)
         return failures
 
-    def _convert_array(
-        self, pixels: npt.NDArray[Any], rows: range, out: npt.NDArray[Any] | None
-    ) -> Failures:
-        try:
-            converted = convert_rows(pixels, self.conversion)
-        except DataError as error:
-            return [(row, str(error)) for row in rows]
-        if out is not None:
-            out[rows.start : rows.stop] = converted
-        return []
+    def _fill_store(self, cache: DecodeCache) -> Failures:
+        keys = _keys(self.table)
+        self._store = cache.open(
+            self.conversion.to_json(), self._decoder.shape, self.conversion.dtype
+        )
+        self._slots = self._store.find(keys)
+        missing = np.flatnonzero(self._slots < 0)
+        self.decoded = len(missing)
+        if not len(missing):
+            return []
+        with self._store.writer() as writer:
+
+            def keep(rows: Indices, images: npt.NDArray[Any]) -> None:
+                for row, image in zip(rows, images, strict=True):
+                    writer.add(keys[row], image)
+
+            failures = self._decoder.check(missing, keep, self.workers)
+        self._slots = self._store.find(keys)
+        return failures
+
+    def _drop(self, rows: list[int]) -> None:
+        good = np.setdiff1d(np.arange(len(self.table)), rows)
+        self._decoder = Decoder(self.table.select(good), self.conversion, self._decoder.readers)
+        self._slots = self._slots[good]
+        if self._memory is not None:
+            self._memory = self._memory[torch.from_numpy(good)]
+
+
+class _Batch:
+    """A batch that is being read."""
+
+    def __init__(self, out: npt.NDArray[Any], jobs: list[Future[None]]) -> None:
+        self._out, self._jobs = out, jobs
+
+    def result(self) -> Tensor:
+        for job in self._jobs:
+            job.result()
+        return torch.from_numpy(self._out)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -188,26 +212,13 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def _chunks(table: ImageTable) -> Iterator[range]:
-    """Cut the rows into runs of files and of rows of one array."""
-    start = 0
-    for key, run in groupby(table.refs, lambda r: None if isinstance(r, FileRef) else id(r.array)):
-        count = sum(1 for _ in run)
-        step = _CHUNK if key is None else _ARRAY_CHUNK
-        for first in range(start, start + count, step):
-            yield range(first, min(first + step, start + count))
-        start += count
-
-
-def _one_array(refs: tuple[FileRef | ArrayRef, ...]) -> npt.NDArray[Any] | None:
-    """Return the rows of the array that a chunk refers to; ``None`` for files."""
-    first = refs[0]
-    if not isinstance(first, ArrayRef):
-        return None
-    rows = [ref.row for ref in refs if isinstance(ref, ArrayRef)]
-    if rows == list(range(rows[0], rows[0] + len(rows))):
-        return first.array[rows[0] : rows[0] + len(rows)]
-    return np.asarray(first.array[rows])
+def _keys(table: ImageTable) -> list[bytes]:
+    """Return what each image's pixels depend on beside the conversion: its file and frame."""
+    frames = (ref.frame if isinstance(ref, FileRef) else None for ref in table.refs)
+    return [
+        hashlib.sha256(digest + repr(frame).encode()).digest()
+        for digest, frame in zip(table.digests, frames, strict=True)
+    ]
 
 
 def unreadable_message(domain: str, failed: list[tuple[str, str]], tolerated: int) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from daptkit.data.phantom import PHANTOM_CLASSES, Image2D, draw_phantom
+from daptkit.data.shifts import apply_shift
 from daptkit.run import writing
+from daptkit.scanner import ScannerShift
 
 TEST_FRACTION = 0.25
 MIN_IMAGES = 12
@@ -49,11 +50,18 @@ class SimulatedSite:
 
     def scan(self, phantom: Image2D, rng: np.random.Generator) -> Image2D:
         """Return the scan (H, W) of a phantom (H, W), both in [0, 1]."""
-        blurred: Image2D = ndimage.gaussian_filter(phantom, self.blur * len(phantom))
-        seen = self.offset + self.contrast * blurred**self.gamma
-        seen = seen + self.noise * rng.standard_normal(seen.shape)
-        clipped: Image2D = np.clip(seen, 0.0, 1.0)
-        return clipped
+        return apply_shift(phantom, self.shift, rng)
+
+    @property
+    def shift(self) -> ScannerShift:
+        """The scanner alone."""
+        return ScannerShift(
+            contrast=self.contrast,
+            gamma=self.gamma,
+            offset=self.offset,
+            blur=self.blur,
+            noise=self.noise,
+        )
 
 
 SOURCE_SITE = SimulatedSite(prevalence=(0.34, 0.33, 0.33), noise=0.02)

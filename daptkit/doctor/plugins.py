@@ -14,7 +14,13 @@ from daptkit.host import list_plugins
 if TYPE_CHECKING:
     from daptkit.host import PluginStatus
 
-VARIABLES = ("DAPTKIT_CACHE", "DAPTKIT_DISABLE", "DAPTKIT_PLUGIN_TIMEOUT", "DAPTKIT_TEST_DATA")
+VARIABLES = (
+    "DAPTKIT_CACHE",
+    "DAPTKIT_CACHE_LIMIT",
+    "DAPTKIT_DISABLE",
+    "DAPTKIT_PLUGIN_TIMEOUT",
+    "DAPTKIT_TEST_DATA",
+)
 """Environment variables that daptkit or its tests read."""
 
 _FORMATS = {

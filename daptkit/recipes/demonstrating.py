@@ -12,12 +12,11 @@ import numpy as np
 from daptkit.config import resolve_config
 from daptkit.data import PHANTOM_CLASSES, simulate_sites
 from daptkit.data.simulate import SOURCE_SITE, TARGET_SITE
-from daptkit.errors import UsageError
 from daptkit.host import method_options
 from daptkit.recipes.adapting import adapt
 from daptkit.recipes.evaluating import evaluate
 from daptkit.report import build_report
-from daptkit.run import RunFolder, writing
+from daptkit.run import RunFolder, claim_folder
 from daptkit.train.adaptation import AdaptResult
 from daptkit.train.progress import Reporter, SilentReporter
 
@@ -114,7 +113,7 @@ def run_demo(
         None,
         method_options,
     )
-    _claim(out)
+    claim_folder(out)
     reporter.line(f"drawing two synthetic sites of {plan.n_images} images each")
     simulate_sites(sites, n_source=plan.n_images, n_target=plan.n_images, seed=seed, size=plan.size)
     result = adapt(config, reporter=reporter)
@@ -155,14 +154,6 @@ def summary_of(data: Mapping[str, Any]) -> str:
         "  daptkit adapt --source SITE_A --target SITE_B -m dann+bbse --out run",
     ]
     return "\n".join(lines)
-
-
-def _claim(out: Path) -> None:
-    """Make the folder, or accept an empty one."""
-    with writing(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out '{out}' is not an empty folder; name a new one with --out.")
-        out.mkdir(parents=True, exist_ok=True)
 
 
 def _data(

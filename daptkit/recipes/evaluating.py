@@ -24,6 +24,7 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
     skip_unreadable: int = 0,
+    cache: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Score the model of a run on labelled images.
@@ -39,6 +40,7 @@ def evaluate(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
         skip_unreadable: tolerate and list up to this many unreadable images.
+        cache: folder of decoded images, ``"off"``, or ``None`` for the user's cache.
         reporter: where progress goes.
 
     Returns:
@@ -64,6 +66,7 @@ def evaluate(
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,
+        cache=cache,
         reporter=report,
     )
     labels, groups = encode_labels(table, rule.classes), table.groups()

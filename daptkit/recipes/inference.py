@@ -26,6 +26,7 @@ from daptkit.train.guard import memory_guard
 from daptkit.train.inference import all_rows, as_numpy, forward_rows
 from daptkit.train.plugins import plugin_backbones, plugin_readers
 from daptkit.train.progress import Reporter
+from daptkit.train.tables import decode_cache
 
 DOMAINS = ("target", "source")
 _ADVICE = "give fewer images at a time, or use --device cpu"
@@ -92,6 +93,7 @@ def run_model(
     device: str,
     workers: int | None,
     skip_unreadable: int,
+    cache: str | None,
     reporter: Reporter,
 ) -> tuple[ImageTable, npt.NDArray[np.float64]]:
     """Decode images and run a model over them.
@@ -103,6 +105,7 @@ def run_model(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
         skip_unreadable: tolerate and list up to this many unreadable images.
+        cache: folder of decoded images, ``"off"``, or ``None`` for the user's cache.
         reporter: told of each image that is left out.
 
     Returns:
@@ -118,6 +121,7 @@ def run_model(
             workers=workers,
             skip_unreadable=skip_unreadable,
             readers=readers,
+            cache=decode_cache(cache, reporter.line),
         )
         for name, reason in images.skipped:
             reporter.line(f"skipped {name}: {reason}")

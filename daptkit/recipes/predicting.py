@@ -21,6 +21,7 @@ def predict(
     device: str = "auto",
     workers: int | None = None,
     skip_unreadable: int = 0,
+    cache: str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
     """Predict images with the model of a run and write a CSV.
@@ -35,6 +36,7 @@ def predict(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
         skip_unreadable: tolerate and list up to this many unreadable images.
+        cache: folder of decoded images, ``"off"``, or ``None`` for the user's cache.
         reporter: where progress goes.
 
     Raises:
@@ -52,6 +54,7 @@ def predict(
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,
+        cache=cache,
         reporter=report,
     )
     if aggregate is None:

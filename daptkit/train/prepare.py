@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,8 +13,6 @@ from daptkit.data import (
     Augment,
     Conversion,
     ImageSet,
-    ImageTable,
-    Readers,
     auto_preset,
     choose_split,
     class_names,
@@ -31,7 +30,7 @@ from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
 from daptkit.train.plugins import plugin_readers
 from daptkit.train.progress import Reporter
-from daptkit.train.tables import read_tables
+from daptkit.train.tables import decode_cache, read_tables
 from daptkit.train.trunk import check_taps, with_trunk
 
 
@@ -106,9 +105,16 @@ def prepare(
     if config.finetune == "frozen":
         check_taps(net, layers)
     reporter.line(f"reading {len(tables.source)} source and {len(tables.target)} target images")
-    source_images = _images(tables.source, conversion, config, config.skip_unreadable, readers)
-    left = config.skip_unreadable - len(source_images.skipped)
-    target_images = _images(tables.target, conversion, config, left, readers)
+    reading: dict[str, Any] = {
+        "workers": config.workers,
+        "readers": readers,
+        "cache": decode_cache(config.cache, reporter.line),
+    }
+    tolerated = config.skip_unreadable
+    source_images = ImageSet(tables.source, conversion, skip_unreadable=tolerated, **reading)
+    tolerated -= len(source_images.skipped)
+    target_images = ImageSet(tables.target, conversion, skip_unreadable=tolerated, **reading)
+    _tell_of_cache(reporter.line, source_images, target_images)
     skipped = tuple(
         (domain, name, reason)
         for domain, images in (("source", source_images), ("target", target_images))
@@ -205,20 +211,10 @@ def _task_data(
     )
 
 
-def _images(
-    table: ImageTable,
-    conversion: Conversion,
-    config: AdaptConfig,
-    tolerated: int,
-    readers: Readers,
-) -> ImageSet:
-    return ImageSet(
-        table,
-        conversion,
-        workers=config.workers,
-        skip_unreadable=tolerated,
-        readers=readers,
-    )
+def _tell_of_cache(log: Log, *domains: ImageSet) -> None:
+    kept = sum(len(images) + len(images.skipped) - images.decoded for images in domains)
+    if kept:
+        log(f"{kept} of {sum(map(len, domains))} images were decoded by an earlier run")
 
 
 def _preset(config: AdaptConfig, images: ImageSet) -> str:

@@ -1,14 +1,16 @@
-"""The images of both domains as a run's options name them, before any is decoded."""
+"""The images of a run as its options name them, before any is decoded, and where they are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from daptkit.config import AdaptConfig
+from daptkit.config import CACHE_OFF, AdaptConfig
 from daptkit.data import (
+    DecodeCache,
     ImageTable,
     Readers,
     choose_frames,
@@ -36,6 +38,21 @@ class Tables:
     source: ImageTable
     target: ImageTable
     overlaps: Mapping[str, int]
+
+
+def decode_cache(option: str | None, log: Log) -> DecodeCache | None:
+    """Return where decoded images are kept between runs.
+
+    Args:
+        option: ``--cache``: a folder, ``"off"``, or ``None`` for the user's cache.
+        log: told of what cannot be kept.
+
+    Raises:
+        UsageError: the limit in the environment is malformed.
+    """
+    if option == CACHE_OFF:
+        return None
+    return DecodeCache(None if option is None else Path(option), log=log)
 
 
 def read_tables(config: AdaptConfig, readers: Readers, log: Log) -> Tables:

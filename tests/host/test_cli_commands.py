@@ -21,6 +21,7 @@ INFERENCE = {
     "device": "auto",
     "workers": None,
     "skip_unreadable": 0,
+    "cache": None,
 }
 SITES = ["--source", "a", "--target", "b", "--out", "o"]
 
