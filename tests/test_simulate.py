@@ -313,8 +313,6 @@ def test_unreadable_images_are_refused_or_counted_and_listed(tmp_path: Path) -> 
     (tmp_path / "old" / "1.png").write_text("not an image")
     unreadable = r"(?s)1 unreadable image in the source \(0 tolerated\).*'1.png': not a"
     with pytest.raises(DataError, match=unreadable):
-        DataError, match=r"(?s)1 unreadable image in the source \(0 tolerated\).*'1.png': not a"
-    ):
         daptkit.simulate(path, out=tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
     told = Lines()
