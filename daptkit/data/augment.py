@@ -1,4 +1,8 @@
-"""Augmentation presets: one random affine map per image, the whole batch in one resampling."""
+"""Augmentation presets: one random affine map per image, batches resampled on their device.
+
+torchvision's transforms draw one map for a whole batch, so they would show a step the same
+rotation of every image.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daptkit.data.imageset import ImageSet
+from daptkit.data.imageset import ImageSet, to_float
 from daptkit.errors import UsageError, did_you_mean
 
 _SMALL = 64
@@ -78,14 +82,15 @@ class Augment:
         """Return changed images.
 
         Args:
-            images: (N, C, H, W) floats in [0, 1], H = W.
+            images: (N, C, H, W), H = W, uint8 or floats in [0, 1].
             generator: the only source of randomness.
 
         Returns:
-            (N, C, H, W), of the same type and on the same device, in [0, 1].
+            (N, C, H, W) floats in [0, 1] on the same device; a type of its own is kept.
         """
         if self.ranges is None or not len(images):
-            return images
+            return to_float(images)
+        images = to_float(images)
         theta = affine_maps(self.ranges, len(images), images, generator)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         if self.ranges.reflect:
@@ -93,7 +98,7 @@ class Augment:
         # Zeros only fit a black background, and repeating the border would smear strokes.
         fill = _border_median(images)
         shifted = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
-        return (shifted + fill).clamp_(0.0, 1.0)
+        return shifted.add_(fill).clamp_(0.0, 1.0)
 
 
 def affine_maps(

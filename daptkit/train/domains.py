@@ -164,10 +164,12 @@ def _domain_batches(
     for step, (rows, inputs) in enumerate(
         zip(orders, domain.inputs(ahead), strict=True), start=start
     ):
-        moved = to_float(inputs.to(device, non_blocking=True))
+        moved = inputs.to(device, non_blocking=True)
         if data.augment is not None:
             generator.manual_seed(derive_seed(seed, step, stream))
             moved = data.augment(moved, generator)
+        else:
+            moved = to_float(moved)
         yield DomainInputs(
             inputs=moved,
             rows=torch.from_numpy(rows).to(device),
