@@ -1,4 +1,4 @@
-"""Where trunk features and source-only models are kept between runs."""
+"""Where decoded images, trunk features and source-only models are kept between runs."""
 
 from __future__ import annotations
 

@@ -173,6 +173,10 @@ def test_nothing_is_removed_where_that_could_not_make_room(tmp_path: Path) -> No
     assert old.exists() and "full" in lines[0]
     fill(opened(tmp_path, lines, limit=0), 8)
     assert old.exists()
+    store = opened(tmp_path)
+    fill(store, 8)
+    fill(opened(tmp_path, lines, limit=2 * SHARD - 1), 16)
+    assert old.exists(), "the layout that is written does not count as room"
 
 
 def test_a_layout_is_not_removed_under_its_user_and_can_be_made_again(tmp_path: Path) -> None:
@@ -247,9 +251,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_a_read_only_cache_is_read_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened(tmp_path, conversion={"no": "lock"}).close()
+    (unlocked,) = (use.folder for use in layouts_in(tmp_path))
+    (unlocked / layout.LOCK).unlink()
     fill(opened(tmp_path), 8)
-    (stale,) = (use.folder for use in layouts_in(tmp_path))
-    (stale / f"{'a' * 32}.bin").touch()
+    (full,) = (use.folder for use in layouts_in(tmp_path) if use.images)
+    (full / f"{'a' * 32}.bin").touch()
     by_handle, by_path = os.open, Path.open
 
     def refuse(*arguments: object, **others: object) -> None:
@@ -276,7 +283,9 @@ def test_a_read_only_cache_is_read_and_not_written(
     assert np.array_equal(read(store, keys(8)), images(8)) and lines == []
     fill(store, 20)
     assert len(lines) == 1 and os.strerror(errno.EROFS) in lines[0]
-    assert opened(tmp_path, lines, conversion={"new": 1}).find(keys(1)).tolist() == [-1]
+    for other in ({"new": 1}, {"no": "lock"}):
+        assert opened(tmp_path, lines, conversion=other).find(keys(1)).tolist() == [-1]
+    assert len(lines) == 3
 
 
 def test_the_limit_is_a_number_of_gib(monkeypatch: pytest.MonkeyPatch) -> None:

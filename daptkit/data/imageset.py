@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from torch import Tensor
 
@@ -24,6 +25,9 @@ from daptkit.errors import DataError
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of decoded images that are kept in memory by default."""
+
+_DECODER = f"1, Pillow {PIL.__version__}"
+"""What decodes; the number rises with a change of our own part in it."""
 
 _SHOWN = 5
 _LOOK_AHEAD = 4
@@ -213,10 +217,10 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def _keys(table: ImageTable) -> list[bytes]:
-    """Return what each image's pixels depend on beside the conversion: its file and frame."""
+    """Return what an image's pixels depend on beside the conversion: file, frame and decoder."""
     frames = (ref.frame if isinstance(ref, FileRef) else None for ref in table.refs)
     return [
-        hashlib.sha256(digest + repr(frame).encode()).digest()
+        hashlib.sha256(digest + f"{frame} {_DECODER}".encode()).digest()
         for digest, frame in zip(table.digests, frames, strict=True)
     ]
 

@@ -17,6 +17,10 @@ COMMANDS = [
     ("evaluate", "--help"),
     ("report", "--help"),
     ("demo", "--help"),
+    ("data", "--help"),
+    ("data", "check", "--help"),
+    ("data", "simulate", "--help"),
+    ("data", "cache", "--help"),
     ("doctor", "--help"),
 ]
 

@@ -53,10 +53,11 @@ class Catalog:
         self._slots: IntArray = np.empty(0, np.int64)
 
     def append(self, shard: Shard, keys: Sequence[bytes]) -> None:
-        """Take a shard that this process wrote."""
+        """Take a shard that this process wrote, unless a search has met it already."""
         with self._lock:
-            self._seen.add(shard.records.stem)
-            self._take(shard, to_array(keys))
+            if shard.records.stem not in self._seen:
+                self._seen.add(shard.records.stem)
+                self._take(shard, to_array(keys))
 
     def find(self, keys: Sequence[bytes]) -> IntArray:
         """Return the slots (n,) of keys of 32 bytes, -1 for those that are not there."""

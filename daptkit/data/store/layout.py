@@ -190,7 +190,7 @@ def _remove_leftovers(folder: Path) -> None:
     for path in files:
         stem = path.stem
         whole = {stem + RECORDS, stem + INDEX} <= names and stem + DAMAGED not in names
-        if not whole or path.name.startswith("."):
+        if not whole:
             # In a folder that cannot be written they stay; nobody reads them.
             with contextlib.suppress(OSError):
                 path.unlink()
