@@ -61,8 +61,12 @@ def fit_conversion(
     )
 
 
-def parse_window(text: str) -> tuple[float, float]:
+def parse_window(text: str, option: str = "--window") -> tuple[float, float]:
     """Read ``LOW:HIGH``, the grey levels that become black and white.
+
+    Args:
+        text: what the user gave.
+        option: what it was given to, for the message.
 
     Raises:
         UsageError: not two finite numbers, or not in rising order.
@@ -73,7 +77,7 @@ def parse_window(text: str) -> tuple[float, float]:
     except ValueError:
         window = (math.nan, math.nan)
     if not colon or not all(map(math.isfinite, window)) or window[0] >= window[1]:
-        raise UsageError(f"--window takes LOW:HIGH, such as -1000:400, not {text!r}.")
+        raise UsageError(f"{option} takes LOW:HIGH, such as -1000:400, not {text!r}.")
     return window
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daptkit.errors import UsageError
 from daptkit.plugin import ReaderSpec, hookimpl, option
 
 AXES = ("sagittal", "coronal", "axial")
@@ -44,14 +43,9 @@ class NiftiOptions:
         if not self.window:
             return None
         # Imports numpy, so only for a run that sets a window.
-        from daptkit.data.window import parse_window
+        from daptkit.reader import parse_window
 
-        try:
-            return parse_window(self.window)
-        except UsageError as error:
-            raise UsageError(
-                f"option 'nifti.window' takes LOW:HIGH, such as -1000:400, not {self.window!r}."
-            ) from error
+        return parse_window(self.window, "option 'nifti.window'")
 
 
 @hookimpl

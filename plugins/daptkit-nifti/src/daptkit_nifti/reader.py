@@ -15,11 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.fileslice import fileslice
 
-from daptkit.data.decode import MAX_PIXELS
-from daptkit.data.image import DecodedImage
-from daptkit.data.pixels import on_black, type_range
-from daptkit.data.tiff import select_frame
 from daptkit.errors import DataError
+from daptkit.reader import MAX_PIXELS, DecodedImage, on_black, select_frame, type_range
 from daptkit_nifti.header import Volume, read_header
 from daptkit_nifti.packed import unpacked
 from daptkit_nifti.plugin import AXES, NiftiOptions
