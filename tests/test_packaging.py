@@ -23,7 +23,7 @@ from make_sites import CLASSES, make_sites
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/pyproject.toml"))
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "numba", "umap")
-PUBLIC_MODULES = ("plugin", "method", "nn", "shift", "testing", "errors")
+PUBLIC_MODULES = ("plugin", "method", "reader", "nn", "shift", "testing", "errors")
 
 each_plugin = pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 
@@ -89,7 +89,9 @@ def test_entry_points_are_installed_and_name_the_torch_free_module(folder: Path)
 def test_requirements_install_host_and_every_plugin() -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n")
     wanted = ["-e .[test]", *(f"-e ./plugins/{folder.name}" for folder in PLUGINS)]
-    assert sorted(line for line in lines if line) == sorted(wanted)
+    # Extras of a plugin, such as decoders, are its own matter.
+    bare = ["-e .[test]" if line == "-e .[test]" else line.partition("[")[0] for line in lines]
+    assert sorted(line for line in bare if line) == sorted(wanted)
 
 
 def test_every_plugin_is_type_checked() -> None:

@@ -1,0 +1,1 @@
+"""DICOM images as the file says they are shown."""

@@ -1,0 +1,342 @@
+"""Grey levels: modality LUT, window, VOI LUT, padding, bits and signs, of files of known pixels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from daptkit.data import Conversion
+from daptkit.data.convert import convert_image
+from daptkit.errors import DataError
+from daptkit.reader import DecodedImage
+from daptkit_dicom.grey import window
+from daptkit_dicom.plugin import DicomOptions
+from daptkit_dicom.reader import read_frame
+from dicom_files import spanning, write_dicom
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+
+
+def read(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any] | None = None, **kw: Any):
+    path = write_dicom(tmp_path / "a.dcm", pixels, **kw)
+    return read_frame(path, None, DicomOptions(**(options or {})))
+
+
+def lut(entries: list[int], first: int, bits: int) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    return item
+
+
+def levels(image: DecodedImage) -> np.ndarray:
+    """Return what the host makes of it, in 8-bit levels."""
+    size = image.array.shape[0]
+    windows = {"display": (0.0, 1.0)} if image.display else {}
+    conversion = Conversion(img_size=size, in_chans=1, windows=windows)
+    return convert_image(image, conversion)[0] * (255.0 if windows else 1.0)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("bits", "factor", "offset", "dtype"),
+    [(8, 1, 0, "uint8"), (12, 16, 0, "uint16"), (16, 256, 0, "uint16"), (16, 200, -20000, "int16")],
+)
+def test_a_window_over_0_to_255_gives_the_png(
+    tmp_path: Path, photometric: str, bits: int, factor: int, offset: int, dtype: str
+) -> None:
+    png = RNG.integers(0, 256, (16, 16)).astype(np.uint8)
+    png[0, :2] = 0, 255
+    bright = 255 - png if photometric == "MONOCHROME1" else png
+    stored = (bright.astype(np.int64) * factor + offset).astype(dtype)
+    image = read(
+        tmp_path,
+        stored,
+        photometric=photometric,
+        bits=bits,
+        window=spanning(offset, 255 * factor + offset),
+    )
+    assert image.display and image.value_range == (0.0, 1.0) and image.array.dtype == np.float32
+    assert image.photometric == photometric
+    assert np.abs(levels(image) - png).max() < 1e-3
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_eight_bits_without_a_window_stay_bytes(tmp_path: Path, photometric: str) -> None:
+    image = read(tmp_path, BYTES, photometric=photometric)
+    assert image.array.dtype == np.uint8 and not image.display
+    assert image.value_range == (0.0, 255.0) and np.array_equal(image.array, BYTES)
+    square = read(tmp_path, BYTES[:6, :6], photometric=photometric)
+    inverted = photometric == "MONOCHROME1"
+    assert np.array_equal(levels(square), 255 - BYTES[:6, :6] if inverted else BYTES[:6, :6])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_fewer_bits_span_black_to_white(tmp_path: Path, bits: int, dtype: str) -> None:
+    stored = RNG.integers(0, 2**bits, (5, 7)).astype(dtype)
+    image = read(tmp_path, stored, bits=bits)
+    assert image.array.dtype == np.uint8
+    assert np.abs(image.array - stored * 255.0 / (2**bits - 1)).max() <= 0.5
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32", "int32"])
+def test_deep_values_without_a_window_are_the_stored_ones(
+    tmp_path: Path, syntax: str, dtype: str
+) -> None:
+    limits = np.iinfo(dtype)
+    stored = RNG.integers(limits.min, limits.max, (5, 7), dtype=dtype, endpoint=True)
+    image = read(tmp_path, stored, bits=None, transfer_syntax=syntax)
+    assert image.array.dtype == np.dtype(dtype) and image.array.dtype.isnative
+    assert np.array_equal(image.array, stored) and not image.display
+    assert image.value_range == (limits.min, limits.max)
+
+
+@pytest.mark.parametrize(("dtype", "keyword"), [("float32", "Float"), ("float64", "DoubleFloat")])
+def test_float_pixels(tmp_path: Path, dtype: str, keyword: str) -> None:
+    stored = RNG.normal(size=(5, 7)).astype(dtype)
+    stored[2, 3] = -1e5
+    image = read(tmp_path, stored, **{f"{keyword}PixelPaddingValue": -1e5})
+    padding = stored == -1e5
+    assert image.value_range == (-math.inf, math.inf)
+    assert np.array_equal(image.array[~padding], stored[~padding])
+    assert image.array[2, 3] == stored[~padding].min()
+    shown = read(tmp_path, stored, window=(0.0, 2.0), VOILUTFunction="LINEAR_EXACT")
+    np.testing.assert_allclose(shown.array, (stored / 2 + 0.5).clip(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "dtype"),
+    [(1, -1024, "int32"), (2, 7, "int32"), (-1, 0, "int32"), (0.684, 200, "float32")],
+)
+def test_rescale(tmp_path: Path, slope: float, intercept: float, dtype: str) -> None:
+    stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+    image = read(tmp_path, stored, RescaleSlope=slope, RescaleIntercept=intercept)
+    assert image.array.dtype == dtype and not image.display
+    np.testing.assert_allclose(image.array, stored.astype(float) * slope + intercept, rtol=1e-6)
+    edges = (intercept, 4095 * slope + intercept)
+    assert image.value_range == pytest.approx((min(edges), max(edges)))
+
+
+def test_wide_rescale_keeps_every_integer(tmp_path: Path) -> None:
+    stored = np.array([[0, 1, 2**32 - 1]], np.uint32)
+    image = read(tmp_path, stored, bits=None, RescaleSlope=3, RescaleIntercept=-1)
+    assert image.array.tolist() == [[-1, 2, 3 * (2**32 - 1) - 1]]
+
+
+def test_window_is_applied_after_the_slope(tmp_path: Path) -> None:
+    stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+    image = read(tmp_path, stored, window=(40, 400), RescaleSlope=1, RescaleIntercept=-1024)
+    wanted = ((stored - 1024.0 - 39.5) / 399 + 0.5).clip(0, 1)
+    np.testing.assert_allclose(image.array, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+@pytest.mark.parametrize("slope", [None, 0.5, -2.0])
+def test_windows_are_pydicoms(function: str, dtype: str, slope: float | None) -> None:
+    values = RNG.integers(-2000 if dtype == "int16" else 0, 4000, (8, 8)).astype(dtype)
+    dataset = Dataset()
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsStored, dataset.PixelRepresentation = 14, int(dtype == "int16")
+    dataset.WindowCenter, dataset.WindowWidth = 600.5, 1601.0
+    dataset.VOILUTFunction = function
+    low, high = (-(2**13), 2**13 - 1) if dtype == "int16" else (0, 2**14 - 1)
+    if slope is not None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, 10.0
+        low, high = low * slope + 10.0, high * slope + 10.0
+    modality = apply_modality_lut(values, dataset)
+    wanted = (apply_windowing(modality, dataset) - low) / (high - low)
+    np.testing.assert_allclose(window(modality, 600.5, 1601.0, function), wanted, atol=1e-9)
+
+
+def test_windows_are_the_standards_formula() -> None:
+    """PS3.3 C.11.2.1.2.1, in its own words, for the width 1 and a few more."""
+    for center, width in ((10.0, 1.0), (10.0, 2.0), (2048.0, 4096.0), (0.0, 100.0)):
+        for x in (-50.0, 9.0, 9.5, 10.0, 10.5, 11.0, 2048.0, 5000.0):
+            if x <= center - 0.5 - (width - 1) / 2:
+                wanted = 0.0
+            elif x > center - 0.5 + (width - 1) / 2:
+                wanted = 1.0
+            else:
+                wanted = (x - (center - 0.5)) / (width - 1) + 0.5
+            assert window(np.array([x]), center, width)[0] == pytest.approx(wanted)
+    steep = window(np.array([-1e9, 0.0, 1e9]), 0, 0.001, "SIGMOID")
+    assert steep.tolist() == pytest.approx([0.0, 0.5, 1.0])
+
+
+def test_one_of_several_windows(tmp_path: Path) -> None:
+    stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+    several = {"WindowCenter": [600, 2000], "WindowWidth": [100, 3000]}
+    for index in (0, 1):
+        image = read(tmp_path, stored, {"voi_index": index}, **several)
+        center, width = several["WindowCenter"][index], several["WindowWidth"][index]
+        wanted = ((stored - (center - 0.5)) / (width - 1) + 0.5).clip(0, 1)
+        np.testing.assert_allclose(image.array, wanted, atol=1e-6)
+    with pytest.raises(DataError, match="no window or VOI LUT 2; the file has 2"):
+        read(tmp_path, stored, {"voi_index": 2}, **several)
+
+
+def test_voi_off_reads_the_values_before_it(tmp_path: Path) -> None:
+    stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+    image = read(tmp_path, stored, {"voi": "off"}, window=(0, 0))
+    assert not image.display and np.array_equal(image.array, stored)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095), (16, 65535)])
+def test_voi_lut(tmp_path: Path, syntax: str, bits: int, top: int) -> None:
+    stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+    entries = [round(top * (i / 999) ** 2) for i in range(1000)]
+    sequence = [lut(entries, 500, bits)]
+    image = read(tmp_path, stored, window=(1, 2), VOILUTSequence=sequence, transfer_syntax=syntax)
+    wanted = np.array(entries)[(stored.astype(int) - 500).clip(0, 999)] / top
+    np.testing.assert_allclose(image.array, wanted, atol=1e-6)
+    assert image.display
+    if bits > 8:  # pydicom keeps indices above 255 in bytes for a LUT of bytes
+        dataset = Dataset()
+        dataset.VOILUTSequence = sequence
+        np.testing.assert_allclose(apply_voi_lut(stored, dataset) / top, wanted)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_modality_lut_before_a_voi_lut(tmp_path: Path, syntax: str) -> None:
+    stored = RNG.integers(-100, 300, (5, 7)).astype(np.int16)
+    first = [7 * i for i in range(256)]
+    second = [min(2000 - i, 1023) for i in range(1800)]
+    modality, voi = lut(first, -50, 16), lut(second, 0, 10)
+    image = read(
+        tmp_path,
+        stored,
+        bits=None,
+        ModalityLUTSequence=[modality],
+        RescaleSlope=3,
+        RescaleIntercept=0,
+        transfer_syntax=syntax,
+    )
+    values = np.array(first)[(stored.astype(int) + 50).clip(0, 255)]
+    assert np.array_equal(image.array, values) and image.value_range == (0.0, 65535.0)
+    both = read(tmp_path, stored, ModalityLUTSequence=[modality], VOILUTSequence=[voi], bits=None)
+    np.testing.assert_allclose(both.array, np.array(second)[values] / 1023, atol=1e-6)
+
+
+def test_a_lut_from_a_negative_value_that_was_written_unsigned(tmp_path: Path) -> None:
+    stored = RNG.integers(0, 2000, (5, 7)).astype(np.uint16)
+    item = lut(list(range(1000)), 2**16 - 500, 10)
+    image = read(tmp_path, stored, RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=[item])
+    wanted = (stored - 1024.0 + 500).clip(0, 999) / 1023
+    np.testing.assert_allclose(image.array, wanted, atol=1e-6)
+
+
+def test_lut_bytes_in_words_and_bytes(tmp_path: Path) -> None:
+    stored = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    entries = [17 * (15 - i) for i in range(16)]
+    for data in (np.array(entries, "<u2").tobytes(), bytes(entries)):
+        item = Dataset()
+        item.add_new("LUTDescriptor", "US", [16, 0, 8])
+        item.add_new("LUTData", "OW", data)
+        image = read(tmp_path, stored, VOILUTSequence=[item])
+        np.testing.assert_allclose(image.array, (15 - stored) / 15.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window_of", [None, spanning(0, 4095)])
+def test_padding_is_the_darkest_level(
+    tmp_path: Path, photometric: str, window_of: tuple[float, float] | None
+) -> None:
+    stored = RNG.integers(100, 4000, (8, 8)).astype(np.uint16)
+    mask = np.zeros((8, 8), bool)
+    mask[:2], mask[5, 5] = True, True
+    stored[:2], stored[5, 5] = 2000, 2003  # in the middle of the grey levels
+    stored[~mask & (stored >= 2000) & (stored <= 2004)] = 1999
+    image = read(
+        tmp_path,
+        stored,
+        photometric=photometric,
+        window=window_of,
+        PixelPaddingValue=2000,
+        PixelPaddingRangeLimit=2004,
+    )
+    dark = image.array.max() if photometric == "MONOCHROME1" else image.array.min()
+    assert (image.array[mask] == dark).all()
+    if window_of is None:
+        kept = stored[~mask]
+        assert dark == (kept.max() if photometric == "MONOCHROME1" else kept.min())
+        assert np.array_equal(image.array[~mask], kept)
+    else:
+        assert dark == (1.0 if photometric == "MONOCHROME1" else 0.0)
+        np.testing.assert_allclose(image.array[~mask], stored[~mask] / 4095.0, atol=1e-6)
+
+
+def test_padding_is_found_before_the_slope_and_under_the_other_sign(tmp_path: Path) -> None:
+    stored = np.array([[-2000, 0, 5], [10, 20, -2000]], np.int16)
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+    for value, vr in ((-2000, "SS"), (63536, "US")):
+        path = tmp_path / "a.dcm"
+        element = Dataset()
+        element.add_new("PixelPaddingValue", vr, value)
+        write_dicom(path, stored, bits=16, **rescale, PixelPaddingValue=element[0x00280120])
+        image = read_frame(path, None, DicomOptions())
+        assert image.array.tolist() == [[-1024, -1024, -1019], [-1014, -1004, -1024]]
+
+
+def test_all_padding_is_left_alone(tmp_path: Path) -> None:
+    stored = np.full((3, 3), 7, np.uint16)
+    assert (read(tmp_path, stored, PixelPaddingValue=7).array == 7).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_in_the_middle_of_their_words(tmp_path: Path, signed: bool) -> None:
+    low = -(2**9) if signed else 0
+    stored = RNG.integers(low, low + 2**10, (5, 7)).astype(np.int16 if signed else np.uint16)
+    words = (stored.astype(np.int64) << 4) & 0x3FFF
+    # Bits around the stored ones may hold an overlay.
+    words |= RNG.integers(0, 16, (5, 7)) | (RNG.integers(0, 4, (5, 7)) << 14)
+    raw = words.astype(np.uint16).view(np.int16 if signed else np.uint16)
+    image = read(tmp_path, raw, bits=10, HighBit=13)
+    assert np.array_equal(image.array, stored)
+    assert image.value_range == (low, low + 2**10 - 1)
+    plain = (stored.astype(np.int64) & 0x3FF) | (RNG.integers(0, 64, (5, 7)) << 10)
+    raw = plain.astype(np.uint16).view(np.int16 if signed else np.uint16)
+    assert np.array_equal(read(tmp_path, raw, bits=10).array, stored)
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"WindowCenter": 5}, "differ in number"),
+        ({"WindowCenter": [5, 6], "WindowWidth": 5}, "differ in number"),
+        ({"window": (5, 0)}, r"WindowWidth is too small; --reader-options dicom.voi=off"),
+        ({"window": (5, 0), "VOILUTFunction": "SIGMOID"}, "WindowWidth is too small"),
+        ({"window": (5, 9), "VOILUTFunction": "CUBIC"}, "unknown VOILUTFunction"),
+        ({"RescaleSlope": 2}, "only one of RescaleSlope"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0"),
+        ({"RescaleSlope": [1, 2], "RescaleIntercept": 0}, "RescaleSlope has more than one"),
+        ({"HighBit": 15, "BitsAllocated": 8}, "HighBit contradicts"),
+        ({"HighBit": 2}, "HighBit contradicts"),
+        ({"VOILUTSequence": [lut([1, 2, 300], 0, 8)]}, "higher values than its descriptor"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, elements: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read(tmp_path, BYTES, **elements)
+
+
+def test_a_lut_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    item = lut([1, 2, 3], 0, 8)
+    item.LUTDescriptor = [4, 0, 8]
+    with pytest.raises(DataError, match="LUT is shorter"):
+        read(tmp_path, BYTES, VOILUTSequence=[item])
+    item.LUTDescriptor = [3, 0]
+    with pytest.raises(DataError, match="malformed LUTDescriptor"):
+        read(tmp_path, BYTES, VOILUTSequence=[item])
