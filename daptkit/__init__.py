@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from daptkit.recipes import adapt, build_report, demo, evaluate, predict, simulate
+    from daptkit.recipes import adapt, build_report, check_data, demo, evaluate, predict, simulate
 
-__all__ = ["__version__", "adapt", "build_report", "demo", "evaluate", "predict", "simulate"]
+__all__ = [
+    "__version__",
+    "adapt",
+    "build_report",
+    "check_data",
+    "demo",
+    "evaluate",
+    "predict",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,9 @@ import pytest
 import torch
 
 import daptkit.errors
+from daptkit.cli import data_check_text
 from daptkit.cli.main import INTERRUPTED, run
-from daptkit.host import load_methods
+from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.plugin import MethodSpec
 from daptkit.recipes import demo
@@ -156,7 +157,9 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((arguments, options))
         return SimpleNamespace(summary="", data={}, out=Path("run"))
 
-    fake.adapt = fake.predict = fake.build_report = fake.demo = note
+    fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
+    fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
+    monkeypatch.setattr(data_check_text, "print_found", lambda found: None)
     fake.evaluate = lambda *arguments, **options: calls.append((arguments, options)) or {}
     monkeypatch.setitem(sys.modules, "daptkit.recipes", fake)
     return calls
@@ -171,7 +174,9 @@ def test_commands_are_accepted(
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
     pipelines = ("adapt", "predict", "evaluate", "report", "demo")
-    called = [a for a in found if a[0] in pipelines and "--help" not in a]
+    of_data = (["data", "check"], ["data", "simulate"])
+    called = [a for a in found if a[0] in pipelines or a[:2] in of_data]
+    called = [a for a in called if "--help" not in a]
     assert len(recipes) == len(called)
 
 
@@ -273,7 +278,9 @@ def test_environment_variables() -> None:
 @pytest.mark.parametrize("page", PAGES[2:], ids=lambda p: p.parent.name)
 def test_option_tables_of_the_plugins(page: Path) -> None:
     entries = tomllib.loads(text(page.parent / "pyproject.toml"))["project"]["entry-points"]
-    specs = [method.spec for method in load_methods(list(entries["daptkit"]))]
+    methods = load_methods(list(entries.get("daptkit", ())))
+    readers = [r for r in load_readers() if r.spec.name in entries.get("daptkit.readers", ())]
+    specs = [loaded.spec for loaded in (*methods, *readers)]
     options = {field.name: field for spec in specs for field in dataclasses.fields(spec.options)}
     listed = set()
     for line in section("Options", page).splitlines():
@@ -283,6 +290,7 @@ def test_option_tables_of_the_plugins(page: Path) -> None:
             continue
         for name, shown in zip(names, cells[1].replace("`", "").split(", "), strict=True):
             default = options[name].default
-            assert shown == str(default).lower() or float(shown) == default, name
+            same = shown == ("none" if default == "" else str(default).lower())
+            assert same or float(shown) == default, name
             listed.add(name)
     assert listed == options.keys()

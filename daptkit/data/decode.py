@@ -33,6 +33,7 @@ MAX_PIXELS = 100_000_000
 """Images with more pixels are refused: a small file may claim any size."""
 
 _ONE_FRAME = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
+_ORIENTATION, _UPRIGHT = 0x0112, 1
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 
 
@@ -124,9 +125,12 @@ def _frames(image: Image.Image) -> int:
 
 
 def _from_pillow(image: Image.Image, frames: int) -> DecodedImage:
-    inverted = image.format == "TIFF" and _tiff_tag(image, 262) == 0
+    file_format = image.format
+    inverted = file_format == "TIFF" and _tiff_tag(image, 262) == 0
     image.load()
-    array = _stored_levels(ImageOps.exif_transpose(image), image.format)
+    if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:  # else it would only be copied
+        image = ImageOps.exif_transpose(image)
+    array = _stored_levels(image, file_format)
     if array.dtype == np.uint8:
         # Pillow inverts 8-bit TIFFs whose zero is white itself.
         photometric = "RGB" if array.ndim == 3 else "MONOCHROME2"
@@ -155,16 +159,15 @@ def _stored_levels(image: Image.Image, file_format: str | None) -> npt.NDArray[A
         return on_black(np.asarray(image.convert("LA")))[..., 0]
     if mode in ("RGBA", "RGBa", "PA") or "transparency" in image.info:
         return on_black(np.asarray(image.convert("RGBA")))
-    if mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    return np.asarray(image.convert("RGB"))
+    wanted = "L" if mode in ("1", "L") else "RGB"
+    return np.asarray(image if mode == wanted else image.convert(wanted))
 
 
 def _from_deep_png(data: bytes, image: Image.Image) -> DecodedImage:
     array: npt.NDArray[Any] = decode_deep_png(data)
     if array.shape[-1] in (2, 4):
         array = on_black(array)
-    array = upright(array, image.getexif().get(0x0112, 1))
+    array = upright(array, image.getexif().get(_ORIENTATION, _UPRIGHT))
     colour = array.shape[-1] == 3
     return DecodedImage(
         array=array if colour else array[..., 0],
@@ -192,6 +195,8 @@ def _reason(error: Exception, path: Path, *, plugin: bool) -> str:
     """Say why, without a path: reasons are stored with a run."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
     if isinstance(error, UnidentifiedImageError):
         package = missing_package(path.name)
         hint = f"; pip install {package} reads such files" if package else ""

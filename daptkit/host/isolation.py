@@ -16,6 +16,7 @@ from daptkit.errors import UsageError
 TIMEOUT_VARIABLE = "DAPTKIT_PLUGIN_TIMEOUT"
 DEFAULT_TIMEOUT = 10.0
 _LONGEST_MESSAGE = 300
+_one_at_a_time = threading.RLock()
 
 
 class PluginFault(Exception):
@@ -72,7 +73,8 @@ def guarded(action: str, timeout: float | None) -> Iterator[None]:
         PluginFault: the code raised, called ``sys.exit`` or ran out of time.
     """
     try:
-        with time_limit(timeout), contextlib.redirect_stdout(sys.stderr):
+        # Two threads that redirect at once would leave stdout redirected for good.
+        with _one_at_a_time, time_limit(timeout), contextlib.redirect_stdout(sys.stderr):
             yield
     except PluginFault:
         raise

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from daptkit.errors import PluginError, UsageError
 from daptkit.host import load_methods, load_models, load_readers, method_options, parse_method
+from daptkit.host.isolation import guarded
 
 ROLE = """
 from daptkit.plugin import MethodSpec, hookimpl
@@ -195,3 +198,29 @@ def test_readers_are_found_by_extension_past_a_broken_one(site, lines):
     assert {"raw", "dng"} <= {r.spec.name for r in load_readers(log=log)}
     assert load_readers({".none"}, log=log) == []
     assert any("reader 'bad' of package alpha-pkg 1.0" in line for line in kept)
+
+
+def test_plugins_that_load_in_two_threads_leave_stdout_alone(capsys):
+    first_inside, second_tries = threading.Event(), threading.Event()
+
+    def first():
+        with guarded("loading", timeout=None):
+            first_inside.set()
+            second_tries.wait(5)
+            time.sleep(0.1)  # so that the other is inside as well, if it can be
+
+    def second():
+        first_inside.wait(5)
+        second_tries.set()
+        with guarded("loading", timeout=None):
+            print("noise of a plugin")
+            time.sleep(0.1)
+
+    before = sys.stdout
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is before
+    assert capsys.readouterr() == ("", "noise of a plugin\n")
