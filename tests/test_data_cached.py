@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from daptkit.cli.main import run
 from daptkit.data import (
     Conversion,
     DecodeCache,
+    DecodedImage,
+    Format,
     ImageSet,
     ImageTable,
+    Readers,
     choose_frames,
     decoding,
     read_table,
@@ -104,6 +108,27 @@ def test_conversions_and_frames_are_kept_apart(tmp_path: Path, images: Path) -> 
     for _ in range(2):
         both = ImageSet(table, CONVERSION, cache=cache).batch([0, 1])
         assert both[:, 0, 0, 0].tolist() == [10, 20]
+
+
+def test_another_version_or_option_of_a_reader_reads_anew(tmp_path: Path) -> None:
+    """Also of a format that the model was not trained on, which its conversion does not name."""
+    (tmp_path / "a.raw").write_bytes(b"the same bytes")
+
+    def shown(value: int, **made: Any) -> int:
+        def read(path: Path, frame: int | None) -> DecodedImage:
+            return DecodedImage(array=np.full((4, 4), value, np.uint8), value_range=(0.0, 255.0))
+
+        readers = Readers([Format(name="raw", extensions=(".raw",), read=read, **made)])
+        table = read_table(tmp_path / "a.raw.csv", domain="target", labelled=False)
+        cache = DecodeCache(tmp_path / "c")
+        images = ImageSet(table, CONVERSION, readers=readers, cache=cache)
+        return int(images.batch([0])[0, 0, 0, 0])
+
+    (tmp_path / "a.raw.csv").write_text("path\na.raw\n")
+    assert shown(1, origin="x 1.0") == 1
+    assert shown(2, origin="x 1.0") == 1
+    assert shown(3, origin="x 1.1") == 3
+    assert shown(4, origin="x 1.1", options={"level": 2}) == 4
 
 
 def test_unreadable_images_are_told_each_time(tmp_path: Path, images: Path) -> None:

@@ -33,6 +33,23 @@ def test_patients_in_two_splits_are_refused() -> None:
     assert not find_overlaps([table("source", "--", "tv")], None)
 
 
+def test_frames_of_a_file_are_of_one_patient() -> None:
+    refs = (FileRef(Path("v"), 0), FileRef(Path("v"), 1), FileRef(Path("w"), 0))
+    one = replace(table("source", "---", "ttv"), refs=refs)
+    assert not find_overlaps([one], None)
+    (overlap,) = find_overlaps([replace(one, splits=("t", "v", "v"))], None)
+    assert overlap.patients == 1 and overlap.examples == (("source0.png", "source1.png"),)
+
+
+def test_splits_of_several_paths_are_held_together() -> None:
+    train, val = table("source", "ab", "tt"), table("source", "bc", "vv")
+    (overlap,) = find_overlaps([train, val], None)
+    assert overlap.where == "more than one split of the source" and overlap.patients == 1
+    # Where every PATH has a site of its own, ids are those of the site.
+    apart = [replace(train, sites=("A", "A")), replace(val, sites=("B", "B"))]
+    assert not find_overlaps(apart, None)
+
+
 def test_patients_at_both_sites_are_refused() -> None:
     source, target = table("source", "abc"), table("target", "xca")
     (overlap,) = find_overlaps([source], target)

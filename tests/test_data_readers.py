@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from daptkit.data import DecodedImage, Format, Readers
+from daptkit.data import DecodedImage, Format, Readers, decode
 from daptkit.data.decode import decode_bytes, read_image
 from daptkit.errors import DataError
 
@@ -230,6 +230,18 @@ def test_damaged_files_have_a_reason_without_path(tmp_path: Path, name: str) -> 
 def test_missing_file_has_a_reason_without_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^No such file or directory$"):
         read_image(tmp_path / "none.png")
+
+
+def test_lack_of_memory_is_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(data: bytes, frame: int | None) -> DecodedImage:
+        raise MemoryError
+
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(decode, "decode_bytes", full)
+    with pytest.raises(DataError, match=r"^not enough memory to decode it$"):
+        read_image(tmp_path / "a.png")
 
 
 def test_readers_of_plugins(tmp_path: Path) -> None:

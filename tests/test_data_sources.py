@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,37 @@ def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
     (root / "a").symlink_to(tmp_path / "store")
     (root / "a" / "loop").symlink_to(root)
     assert read_table(root, domain="source", labelled=True).names == ("a/x.png",)
+
+
+def denied(*arguments: object, **named: object) -> bool:
+    raise PermissionError(13, "Permission denied", str(arguments[0]))
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passed over, it would take a class away in silence."""
+    picture(tmp_path / "a" / "x.png")
+    picture(tmp_path / "b" / "x.png")
+    listing = os.scandir
+    monkeypatch.setattr(
+        os, "scandir", lambda path: (denied if Path(path).name == "b" else listing)(path)
+    )
+    with pytest.raises(DataError, match=r"cannot list '.*/b': Permission denied\. Get permission"):
+        read_table(tmp_path, domain="source", labelled=True)
+
+
+def test_places_without_permission_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest(tmp_path, "path\na.png\n", "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", denied)
+        with pytest.raises(DataError, match=r"1 of 1 files .* need permission to read"):
+            read_table(path, domain="target", labelled=False)
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(DataError, match=r"cannot read '.*list.csv' .*: Permission denied"):
+        read_table(path, domain="target", labelled=False)
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from daptkit.data.phantom import PHANTOM_CLASSES
 from daptkit.data.readers import Format, Readers
 from daptkit.data.simulate import SimulatedSite, simulate_sites
 from daptkit.data.sources import read_table
-from daptkit.data.store import DecodeCache
 from daptkit.data.splits import train_val_split
-from daptkit.data.table import ImageTable, choose_split, concat_tables
+from daptkit.data.store import DecodeCache
+from daptkit.data.table import ImageTable, choose_split, concat_tables, warn_default_split
 from daptkit.data.window import fit_conversion, parse_window
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
     "steps_per_epoch",
     "to_float",
     "train_val_split",
+    "warn_default_split",
     "warn_unknown_patients",
 ]

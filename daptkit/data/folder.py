@@ -34,8 +34,8 @@ def read_folder(
         readers: further formats of images.
 
     Raises:
-        DataError: no images, no class folders where labels are wanted, or split folders beside
-            class folders.
+        DataError: no images, a folder that cannot be listed, no class folders where labels are
+            wanted, or split folders beside class folders.
     """
     images: list[PurePosixPath] = []
     others: list[PurePosixPath] = []
@@ -61,7 +61,7 @@ def read_folder(
 def _walk(root: Path) -> Iterator[PurePosixPath]:
     """Yield files below a folder, relative to it; linked folders are entered once."""
     entered = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in entered:
             below.clear()
@@ -70,6 +70,14 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
         below[:] = sorted(n for n in below if not n.startswith(".") and n != "__MACOSX")
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
         yield from (relative / name for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    # Passing it over would leave out images, or a whole class, unseen.
+    raise DataError(
+        f"cannot list '{error.filename}': {error.strerror}. Get permission there, or name the"
+        " images that you want in a CSV manifest."
+    ) from error
 
 
 def _splits(images: list[PurePosixPath], root: Path, *, labelled: bool) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +23,7 @@ def parse_frames(text: str) -> str:
     Raises:
         UsageError: anything else.
     """
-    if text in POLICIES or text.isdecimal():
+    if text in POLICIES or re.fullmatch(r"[0-9]{1,9}", text):
         return text
     raise UsageError(
         f"--frames is {', '.join(POLICIES)} or a number from 0, not {text!r}."

@@ -172,7 +172,7 @@ class ImageSet:
         return failures
 
     def _fill_store(self, cache: DecodeCache) -> Failures:
-        keys = _keys(self.table)
+        keys = _keys(self.table, self._decoder.readers)
         self._store = cache.open(
             self.conversion.to_json(), self._decoder.shape, self.conversion.dtype
         )
@@ -216,13 +216,19 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def _keys(table: ImageTable) -> list[bytes]:
-    """Return what an image's pixels depend on beside the conversion: file, frame and decoder."""
-    frames = (ref.frame if isinstance(ref, FileRef) else None for ref in table.refs)
-    return [
-        hashlib.sha256(digest + f"{frame} {_DECODER}".encode()).digest()
-        for digest, frame in zip(table.digests, frames, strict=True)
-    ]
+def _keys(table: ImageTable, readers: Readers) -> list[bytes]:
+    """Return what an image's pixels depend on beside the conversion: file, frame and decoder.
+
+    The conversion names readers too, but only those of the images that it was fitted to.
+    """
+    decoders = {one.name: f"{one.name} {one.to_json()}" for one in readers.formats}
+    keys = []
+    for digest, ref in zip(table.digests, table.refs, strict=True):
+        assert isinstance(ref, FileRef)
+        found = readers.find(ref.path)
+        decoder = _DECODER if found is None else decoders[found.name]
+        keys.append(hashlib.sha256(digest + f"{ref.frame} {decoder}".encode()).digest())
+    return keys
 
 
 def unreadable_message(domain: str, failed: list[tuple[str, str]], tolerated: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from daptkit.data.image import Log
 from daptkit.data.refs import FileRef
@@ -17,6 +20,7 @@ COLUMNS = ("path", "label", "patient_id", "site", "split", "frame", *EXTRA_COLUM
 """Columns that mean something here; further ones are left alone."""
 
 _SHOWN = 5
+_ALIKE = 0.75
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class _Row:
         text = self.cells.get("frame", "")
         if not text:
             return None
-        if not text.isdecimal():
+        if not re.fullmatch(r"[0-9]{1,9}", text):
             raise DataError(
                 f"'{manifest}' line {self.line}: frame '{text}' is not a number from 0."
             )
@@ -45,7 +49,8 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
         path: UTF-8 file, with or without a byte order mark.
         domain: name for messages.
         labelled: whether the column ``label`` is read.
-        log: told of labels that are not read.
+        log: told of labels that are not read, and of columns whose name is nearly one of
+            :data:`COLUMNS`.
 
     Raises:
         DataError: not UTF-8, no column ``path``, a malformed or duplicate row, missing files, no
@@ -61,9 +66,11 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
         FileRef(path.parent / row.cells["path"], frame)
         for row, frame in zip(rows, frames, strict=True)
     ]
-    _check_duplicates(path, rows, frames)
+    _check_duplicates(path, rows, refs)
     _check_files(path, refs, names)
-    _report(header, rows, domain=domain, labelled=labelled, log=log)
+    if not labelled and any(_column("label", header, rows) or ()):
+        log(f"labels of the {domain} are ignored.")
+    _tell_of_columns(path, header, log)
     labels = _column("label", header, rows) if labelled else None
     if labelled and not any(labels or ()):
         raise DataError(
@@ -94,6 +101,8 @@ def _parse(path: Path) -> tuple[list[str], list[_Row]]:
         ) from error
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error.strerror or error}.") from error
+    if "\0" in text:
+        raise DataError(f"'{path}' is not UTF-8 (it has zero bytes); save it as 'CSV UTF-8'.")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -127,10 +136,11 @@ def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> 
     return row
 
 
-def _check_duplicates(path: Path, rows: Sequence[_Row], frames: Sequence[int | None]) -> None:
-    first: dict[tuple[PurePosixPath, int | None], int] = {}
-    for row, frame in zip(rows, frames, strict=True):
-        line = first.setdefault((PurePosixPath(row.cells["path"]), frame), row.line)
+def _check_duplicates(path: Path, rows: Sequence[_Row], refs: Sequence[FileRef]) -> None:
+    first: dict[tuple[str, int | None], int] = {}
+    here = Path.cwd()
+    for row, ref in zip(rows, refs, strict=True):
+        line = first.setdefault((os.path.normpath(here / ref.path), ref.frame), row.line)
         if line != row.line:
             raise DataError(
                 f"'{path}' lists '{row.cells['path']}' twice, in lines {line} and {row.line}."
@@ -138,13 +148,14 @@ def _check_duplicates(path: Path, rows: Sequence[_Row], frames: Sequence[int | N
 
 
 def _check_files(path: Path, refs: Sequence[FileRef], names: Sequence[str]) -> None:
-    missing = [name for ref, name in zip(refs, names, strict=True) if not ref.path.is_file()]
+    missing = [name for ref, name in zip(refs, names, strict=True) if not ref.exists()]
     if missing:
         shown = ", ".join(f"'{name}'" for name in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        slash = ", with / between folders" if "\\" in missing[0] else ""
         raise DataError(
-            f"{len(missing)} of {len(refs)} files of '{path}' are missing: {shown}{more}. Paths "
-            "are relative to the manifest."
+            f"{len(missing)} of {len(refs)} files of '{path}' are missing: {shown}{more}. Paths are"
+            f" relative to the manifest{slash}, and need permission to read."
         )
 
 
@@ -152,8 +163,17 @@ def _column(name: str, header: Sequence[str], rows: Sequence[_Row]) -> tuple[str
     return tuple(row.cells[name] for row in rows) if name in header else None
 
 
-def _report(
-    header: Sequence[str], rows: Sequence[_Row], *, domain: str, labelled: bool, log: Log
-) -> None:
-    if not labelled and any(_column("label", header, rows) or ()):
-        log(f"labels of the {domain} are ignored.")
+def _tell_of_columns(path: Path, header: Sequence[str], log: Log) -> None:
+    """Tell of columns that are not read and were probably meant to be."""
+    free = {_bare(name): name for name in COLUMNS if name not in header}
+    for name in header:
+        close = difflib.get_close_matches(_bare(name), free, n=1, cutoff=_ALIKE)
+        if name not in COLUMNS and close:
+            log(
+                f"warning: column '{name}' of '{path}' is not read. Did you mean"
+                f" '{free[close[0]]}'?"
+            )
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from daptkit.data.image import Log
-from daptkit.data.table import ImageTable
+from daptkit.data.table import ImageTable, concat_tables
 from daptkit.errors import DataError
 
 _SHOWN = 3
@@ -52,15 +52,16 @@ def find_overlaps(sources: Sequence[ImageTable], target: ImageTable | None) -> l
     """Return each way in which a patient is where another must be.
 
     A patient in two splits leaks from training into scores; a patient at both sites makes the
-    target look nearer than it is. Ids are compared as they are written, whatever the site.
+    target look nearer than it is. Splits are those of all PATHs of the source together, as
+    :func:`concat_tables` joins them. Ids of both sites are compared as they are written.
 
     Args:
         sources: the tables of each PATH of the source, as read.
         target: that of the target, or ``None``.
     """
-    tables = [*sources, *([target] if target is not None else [])]
-    found = [_in_two_splits(table) for table in tables]
+    found = [_in_two_splits(concat_tables(sources))] if sources else []
     if target is not None:
+        found.append(_in_two_splits(target))
         found += [_at_both_sites(source, target) for source in sources]
     return [overlap for overlap in found if overlap.patients]
 
@@ -82,14 +83,15 @@ def refuse_overlap(overlaps: Sequence[Overlap]) -> None:
 
 
 def _in_two_splits(table: ImageTable) -> Overlap:
-    first: dict[str, int] = {}
-    mixed: dict[str, int] = {}
-    for row, patient in enumerate(table.patients or ()):
-        if patient and table.splits[first.setdefault(patient, row)] != table.splits[row]:
-            mixed.setdefault(patient, row)
+    first: dict[int, int] = {}
+    mixed: dict[int, int] = {}
+    # Groups also hold together the frames of a file whose patient is not known.
+    for row, group in enumerate(table.groups().tolist()):
+        if table.splits[first.setdefault(group, row)] != table.splits[row]:
+            mixed.setdefault(group, row)
     return _overlap(
         f"more than one split of the {table.domain}",
-        {first[patient]: row for patient, row in mixed.items()},
+        {first[group]: row for group, row in mixed.items()},
         table,
         table,
     )

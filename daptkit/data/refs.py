@@ -24,6 +24,13 @@ class FileRef:
     path: Path
     frame: int | None = None
 
+    def exists(self) -> bool:
+        """Return whether there is such a file, in folders with permission to look."""
+        try:
+            return self.path.is_file()
+        except OSError:
+            return False
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayRef:

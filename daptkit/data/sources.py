@@ -37,7 +37,11 @@ def read_table(
         DataError: nothing usable is there, or labels are wanted and there are none.
     """
     where = Path(path)
-    if not where.exists():
+    try:
+        found = where.exists()
+    except OSError as error:
+        raise DataError(f"cannot read '{path}' (the {domain} images): {error.strerror}.") from error
+    if not found:
         raise DataError(f"'{path}' does not exist (the {domain} images).")
     if where.is_dir():
         table = read_folder(where, domain=domain, labelled=labelled, log=log, readers=readers)

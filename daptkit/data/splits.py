@@ -23,9 +23,10 @@ def train_val_split(
 ) -> tuple[Indices, Indices]:
     """Return the rows trained on and held out, both sorted.
 
-    The source's own split ``val`` is held out unless it is trained on; where there is none, a part
-    of the training rows is, so that no patient is on both sides, every class stays in training,
-    and every class of two or more patients is in validation where that is possible.
+    The source's own split ``val`` is held out unless it is trained on, as it is: that no patient is
+    in two splits is the matter of :func:`daptkit.data.find_overlaps`. Where there is none, a part
+    of the training rows is held out, so that no patient is on both sides, every class stays in
+    training, and every class of two or more patients is in validation where that is possible.
 
     Args:
         table: all images of the source.
@@ -36,14 +37,12 @@ def train_val_split(
         log: told when the source's ``val`` lacks classes.
 
     Raises:
-        DataError: unknown split, a patient in both the training split and ``val``, or every class
-            has the images of one patient only.
+        DataError: unknown split, or every class has the images of one patient only.
     """
     numbers = np.asarray(labels, dtype=np.int64)
     members = choose_split(table, split, "train")
     held = np.flatnonzero(np.asarray(table.splits) == "val").astype(np.int64)
     if len(held) and not np.isin(held, members).any():
-        _check_patients(table, members, held)
         absent = np.setdiff1d(numbers[members], numbers[held])
         if len(absent) and log is not None:
             log(f"the source's val split lacks {len(absent)} of its classes.")
@@ -80,9 +79,13 @@ def hold_out(
     order = np.random.default_rng([seed, 1]).permutation(np.unique(members)).tolist()
     classes, sizes = np.unique(numbers, return_counts=True)
     held = _HeldOut(numbers, members)
+    of_class: dict[int, list[int]] = {label: [] for label in classes.tolist()}
+    for patient in order:
+        for label in held.counts[patient]:
+            of_class[label].append(patient)
     for size, label in sorted(zip(sizes.tolist(), classes.tolist(), strict=True)):
         share = max(1, round(fraction * size))
-        patients = [patient for patient in order if label in held.counts[patient]]
+        patients = of_class[label]
         for patient in patients:
             if held.images[label] >= share:
                 break
@@ -131,17 +134,3 @@ class _HeldOut:
         self.patients.add(patient)
         self.images.update(self.counts[patient])
         self.left.subtract(self.counts[patient].keys())
-
-
-def _check_patients(table: ImageTable, train: Indices, val: Indices) -> None:
-    if table.patients is None:
-        return
-    first = {table.patients[row]: row for row in train.tolist() if table.patients[row]}
-    both = {table.patients[row]: row for row in val.tolist() if table.patients[row] in first}
-    if both:
-        patient, row = next(iter(both.items()))
-        raise DataError(
-            f"{len(both)} patients of the source are in both the training split and 'val', for "
-            f"example those of '{table.names[first[patient]]}' and '{table.names[row]}'. "
-            "Each patient belongs in one split."
-        )

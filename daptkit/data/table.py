@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daptkit.data.image import COVARIATES
+from daptkit.data.image import COVARIATES, Log
 from daptkit.data.refs import FileRef, Ref, digest_ref
 from daptkit.errors import DataError, did_you_mean
 
@@ -179,6 +179,26 @@ def choose_split(table: ImageTable, name: str | None, default: str) -> Indices:
             f"the {table.domain} has no split '{name}': {have}.{did_you_mean(name, known)}"
         )
     return np.flatnonzero(np.asarray(table.splits) == name).astype(np.int64)
+
+
+def warn_default_split(
+    table: ImageTable, name: str | None, default: str, option: str, log: Log
+) -> None:
+    """Tell that :func:`choose_split` takes everything although there are splits.
+
+    Args:
+        table: images with their splits.
+        name: the split that was asked for, or ``None``.
+        default: the one that is used where it exists.
+        option: how to name another.
+        log: takes the line.
+    """
+    known = sorted({split for split in table.splits if split})
+    if name is None and known and default not in known:
+        log(
+            f"warning: the {table.domain} has no split '{default}', so all of its images are used"
+            f" (it has {', '.join(known)}). Name one with {option}."
+        )
 
 
 def _sites_are_disjoint(tables: Sequence[ImageTable]) -> bool:

@@ -111,6 +111,6 @@ def _window(pixels: npt.NDArray[Any], domain: str) -> tuple[float, float]:
     if high <= low:
         raise DataError(
             f"the images of the {domain} are flat: 99% of their pixels are {low:g}, "
-            "so no window of grey levels can be fitted."
+            "so no window of grey levels can be fitted; name one with --window LOW:HIGH."
         )
     return low, high

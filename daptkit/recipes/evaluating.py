@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from daptkit.assess.metrics import score
-from daptkit.data import choose_split, encode_labels, warn_unknown_patients
+from daptkit.data import (
+    choose_split,
+    encode_labels,
+    warn_default_split,
+    warn_unknown_patients,
+)
 from daptkit.recipes.aggregation import find_units, unit_labels, unit_probabilities
 from daptkit.recipes.inference import load_run, read_images, run_model
 from daptkit.train.progress import Reporter, SilentReporter
@@ -53,6 +58,7 @@ def evaluate(
     report = reporter or SilentReporter()
     loaded, rule = load_run(run, domain)
     table, readers = read_images(loaded, data, domain=domain, labelled=True, reporter=report)
+    warn_default_split(table, split, "test", "--split", report.line)
     table = table.select(choose_split(table, split, "test"))
     warn_unknown_patients(table, report.line)
     # An unknown class or a missing id is an error before anything is decoded.

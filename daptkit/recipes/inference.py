@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from daptkit.train.tables import decode_cache
 
 DOMAINS = ("target", "source")
 _ADVICE = "give fewer images at a time, or use --device cpu"
+_OF_ADAPT = ("--frames", "--reader-options", "--in-chans")
 
 
 def load_run(run: str | Path, domain: str) -> tuple[LoadedModel, PredictionRule]:
@@ -85,6 +88,20 @@ def read_images(
     return choose_frames(table, conversion.frames, readers), readers
 
 
+@contextlib.contextmanager
+def _as_trained() -> Iterator[None]:
+    """Say of advice to read images in another way that it is advice for training."""
+    try:
+        yield
+    except DataError as error:
+        if not any(option in str(error) for option in _OF_ADAPT):
+            raise
+        raise DataError(
+            f"{error} A model reads images as those that it was trained on: of the options named"
+            " here, those that say how images are read are options of 'daptkit adapt'."
+        ) from error
+
+
 def run_model(
     loaded: LoadedModel,
     table: ImageTable,
@@ -114,7 +131,7 @@ def run_model(
     Raises:
         DataError: too many unreadable images.
     """
-    with memory_guard(_ADVICE):
+    with memory_guard(_ADVICE), _as_trained():
         images = ImageSet(
             table,
             Conversion.from_json(loaded.conversion),

@@ -89,7 +89,9 @@ def prepare(
     tables = read_tables(config, readers, reporter.line)
     network = network_source(config, class_names(tables.source.labels))
     classes = network.classes
-    parse_decide(config.decide, classes)  # a wrong rule is an error before anything is trained
+    # A wrong rule or a missing label is an error before anything is decoded.
+    parse_decide(config.decide, classes)
+    encode_labels(tables.source, classes)
     conversion = fit_conversion(
         [tables.source, tables.target],
         img_size=network.config.img_size,
@@ -100,6 +102,7 @@ def prepare(
     )
     if network.conversion is not None:
         conversion = _stored(network.conversion, conversion)
+    _check_window(fixed, conversion, reporter.line)
     net = network.make(device)
     dims = net.dims(layers)
     if config.finetune == "frozen":
@@ -149,24 +152,47 @@ def _stored(stored: Conversion, fitted: Conversion) -> Conversion:
     Raises:
         UsageError: frames or options of readers differ from the model's own.
     """
-    options = {name: used["options"] for name, used in stored.readers.items()}
-    differ = {
-        name
-        for name, used in fitted.readers.items()
-        if name in options and used["options"] != options[name]
-    }
-    if stored.frames != fitted.frames or differ:
-        flags = [] if stored.frames is None else [f"--frames {stored.frames}"]
-        flags += [
-            f"--reader-options {name}.{option}={value}"
-            for name in sorted(differ)
-            for option, value in options[name].items()
+    wanted = [] if stored.frames == fitted.frames else [_flag("--frames", "", stored.frames)]
+    for name in sorted(set(stored.readers) & set(fitted.readers)):
+        own, asked = stored.readers[name]["options"], fitted.readers[name]["options"]
+        wanted += [
+            _flag("--reader-options", f"{name}.{option}", own.get(option))
+            for option in sorted({*own, *asked})
+            if own.get(option) != asked.get(option)
         ]
+    if wanted:
         raise UsageError(
-            "the model of --init-from read its images in another way; give"
-            f" {' '.join(flags) or 'no --frames'}."
+            f"the model of --init-from read its images in another way; give {', '.join(wanted)}."
         )
     return replace(stored, readers={**fitted.readers, **stored.readers})
+
+
+def _flag(flag: str, option: str, value: Any) -> str:
+    if value is None:
+        return f"no {flag} {option}".rstrip()
+    return f"{flag} {option}={value}" if option else f"{flag} {value}"
+
+
+def _check_window(fixed: tuple[float, float] | None, conversion: Conversion, log: Log) -> None:
+    """Refuse a ``--window`` other than that of ``--init-from``, and tell of one without use.
+
+    Raises:
+        UsageError: the model that the run starts from has another window.
+    """
+    if fixed is None:
+        return
+    deep = {kind: window for kind, window in conversion.windows.items() if kind != "display"}
+    if not deep:
+        log(
+            "warning: --window is not used: every image that was sampled is 8 bit, or says itself"
+            " what to show."
+        )
+    for low, high in deep.values():
+        if (low, high) != fixed:
+            raise UsageError(
+                f"--window: the model of --init-from has the window {low:g}:{high:g}; leave"
+                " --window out."
+            )
 
 
 def _task_data(

@@ -20,9 +20,11 @@ from daptkit.data import (
     parse_frames,
     read_table,
     refuse_overlap,
+    warn_default_split,
     warn_unknown_patients,
 )
 from daptkit.data.image import Log
+from daptkit.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,15 @@ def decode_cache(option: str | None, log: Log) -> DecodeCache | None:
         log: told of what cannot be kept.
 
     Raises:
-        UsageError: the limit in the environment is malformed.
+        UsageError: it is no folder, or the limit in the environment is malformed.
     """
     if option == CACHE_OFF:
         return None
-    return DecodeCache(None if option is None else Path(option), log=log)
+    if option is None:
+        return DecodeCache(log=log)
+    if not option or Path(option).is_file():
+        raise UsageError(f"--cache takes a folder or {CACHE_OFF}, not '{option}'.")
+    return DecodeCache(Path(option), log=log)
 
 
 def read_tables(config: AdaptConfig, readers: Readers, log: Log) -> Tables:
@@ -83,6 +89,8 @@ def read_tables(config: AdaptConfig, readers: Readers, log: Log) -> Tables:
         refuse_overlap(overlaps)
     for overlap in overlaps:
         log(f"warning: {overlap} Accepted by --allow-patient-overlap.")
+    warn_default_split(source, config.source_split, "train", "--source-split", log)
+    warn_default_split(target, config.target_split, "train", "--target-split", log)
     chosen = choose_split(source, config.source_split, "train")
     held_out = np.flatnonzero(np.array(source.splits) == "val")
     source = source.select(np.union1d(chosen, held_out))
