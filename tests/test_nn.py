@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from daptkit import nn
+from daptkit.nn import kernels
 from nn_loops import (
     draw,
     draw_weights,
@@ -146,6 +147,52 @@ def test_mmd2_gradient_is_that_of_autograd() -> None:
         grads.append(torch.autograd.grad(3.0 * function(s, t, ws, wt), (s, t)))
     for expected, found in zip(*grads, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("tile", [1, 3, 8, 15])  # 17 rows: single rows, ragged tiles, two tiles
+def test_tiles_change_neither_value_nor_gradient(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws, wt = draw_weights(8, 76), draw_weights(9, 77)
+    layers = [draw(n, d, 78 + d, shift) for d in (5, 2) for n, shift in ((8, 0.0), (9, 0.5))]
+
+    def found() -> tuple[Tensor, ...]:
+        s1, t1, s2, t2 = (x.clone().requires_grad_() for x in layers)
+        powers, bandwidths = (POWERS, range(2)), (None, 0.84)
+        value = nn.joint_mmd2((s1, s2), (t1, t2), ws, wt, powers=powers, bandwidths=bandwidths)
+        return value, *torch.autograd.grad(value, (s1, t1, s2, t2))
+
+    whole = found()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(kernels, "_CPU_TILE", tile)
+    for expected, tiled in zip(whole, found(), strict=True):
+        torch.testing.assert_close(tiled, expected)
+
+
+def test_mmd2_of_several_tiles_is_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(kernels, "_CPU_TILE", 16)
+    s, t = draw(30, 2, 80), draw(25, 2, 81, shift=0.4)
+    ws, wt = draw_weights(30, 82), draw_weights(25, 83)
+    expected = loop_joint_mmd2(
+        [(s.tolist(), t.tolist())], ws.tolist(), wt.tolist(), [POWERS], [None]
+    )
+    assert nn.mmd2(s, t, ws, wt).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_joint_mmd2_gradient_of_some_layers_alone() -> None:
+    s, t = (draw(5, 3, 84), draw(5, 2, 85)), (draw(4, 3, 86, 0.5), draw(4, 2, 87))
+
+    def loss() -> Tensor:
+        return nn.joint_mmd2(s, t, powers=(POWERS, range(1)), bandwidths=(None, 0.84))
+
+    for x in (*s, *t):
+        x.requires_grad_()
+    every = torch.autograd.grad(loss(), (*s, *t))
+    for x in (s[0], s[1], t[0]):
+        x.requires_grad_(False)
+    (alone,) = torch.autograd.grad(loss(), (t[1],))
+    torch.testing.assert_close(alone, every[3])
 
 
 def test_mmd2_gradient_of_one_domain_alone() -> None:

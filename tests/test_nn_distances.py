@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -22,6 +23,47 @@ def test_moment_distances_have_their_gradient(distance: Distance, d: int) -> Non
     s, t = draw(5, d, 39).requires_grad_(), draw(4, d, 40, 0.5).requires_grad_()
     ws, wt = draw_weights(5, 41), draw_weights(4, 42)
     assert torch.autograd.gradcheck(lambda a, b: distance(a, b, ws, wt), (s, t))
+
+
+@pytest.mark.parametrize("d", [2, 12])
+def test_moment_distances_can_be_differentiated_twice(d: int) -> None:
+    s, t = draw(5, d, 60).requires_grad_(), draw(4, d, 61, 0.5).requires_grad_()
+    ws, wt = draw_weights(5, 62), draw_weights(4, 63)
+    for distance in (nn.covariance_distance, nn.mean_distance):
+        assert torch.autograd.gradgradcheck(partial(distance, source_weights=ws), (s, t))
+        assert torch.autograd.gradgradcheck(partial(distance, target_weights=wt), (s, t))
+
+
+def test_mmd2_refuses_a_second_derivative() -> None:
+    s = draw(5, 3, 64).requires_grad_()
+    (grad,) = torch.autograd.grad(nn.mmd2(s, draw(4, 3, 65)), (s,), create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(grad.sum(), (s,))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("d", [2, 40])
+def test_a_second_backward_finds_the_same_gradient(distance: Distance, d: int) -> None:
+    s, t = draw(5, d, 66).requires_grad_(), draw(4, d, 67, 0.5)
+    loss = distance(s, t)
+    (first,) = torch.autograd.grad(loss, (s,), retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(3.0 * loss, (s,))
+    torch.testing.assert_close(second, 3.0 * kept)
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("d", [2, 40])
+def test_inputs_are_left_as_they_are(distance: Distance, d: int) -> None:
+    s, t, ws = draw(5, d, 68, 3.0), draw(4, d, 69), draw_weights(5, 70).requires_grad_()
+    before = [x.clone() for x in (s, t, ws)]
+    loss = distance(s.requires_grad_(), t, ws)
+    torch.autograd.grad(loss, (s,))
+    for x, expected in zip((s, t, ws), before, strict=True):
+        torch.testing.assert_close(x, expected, rtol=0.0, atol=0.0)
+    (of_weights,) = torch.autograd.grad(distance(s, t, ws), (ws,), allow_unused=True)
+    assert of_weights is None
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

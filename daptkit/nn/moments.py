@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,7 @@ def as_weights(weights: Tensor | None, rows: Tensor) -> Tensor:
 
 def reciprocal(total: Tensor) -> Tensor:
     """Return 1 / total where total is positive and 0 elsewhere."""
-    positive = total > 0
-    return torch.where(positive, 1.0 / torch.where(positive, total, 1.0), 0.0)
+    return torch.where(total > 0, total.reciprocal(), 0.0)
 
 
 @full_precision
@@ -38,18 +39,27 @@ def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
     return (w @ values) * reciprocal(w.sum())
 
 
-def centred(x: Tensor, weights: Tensor) -> Tensor:
-    """Subtract the weighted mean; the second pass removes what the first one's rounding left."""
-    share = weights * reciprocal(weights.sum())
-    x = x - share @ x
-    return x - share @ x
+def centre_(x: Tensor, share: Tensor) -> Tensor:
+    """Subtract from x (N, D) in place its mean under weights that sum to 1, and return that mean.
+
+    The second pass removes what the first one's rounding left.
+    """
+    mean = share @ x
+    x.sub_(mean)
+    x.sub_(share @ x)
+    return mean
 
 
-def _covariance_root(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return A (N, D) with A'A the unbiased covariance, and whether that is defined."""
-    degrees = weights.sum() - 1.0
-    root = centred(x, weights) * (weights * reciprocal(degrees)).sqrt()[:, None]
-    return root, degrees > 0
+def _covariance_root(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A (N, D) with A'A the unbiased covariance, and what it was made of.
+
+    A = diag(f) (x - m), f (N,); the last result says whether the covariance is defined.
+    """
+    total = weights.sum()
+    factor = (weights * reciprocal(total - 1.0)).sqrt()
+    root = x.clone()
+    centre_(root, weights / total.clamp_min(torch.finfo(x.dtype).tiny))
+    return root.mul_(factor[:, None]), factor, total > 1.0
 
 
 @full_precision
@@ -66,8 +76,54 @@ def weighted_covariance(x: Tensor, weights: Tensor | None = None) -> Tensor:
     Returns:
         (D, D).
     """
-    root, _ = _covariance_root(x, as_weights(weights, x))
+    root, *_ = _covariance_root(x, as_weights(weights, x))
     return root.T @ root
+
+
+class _CovarianceDistance(torch.autograd.Function):
+    """||E||_F^2, E = A'A - B'B of covariance roots A = diag(f) (s - m_s) and B, with its gradient.
+
+    That is 4 diag(f) A E on source rows, and minus the same of B on target rows: both means follow
+    their rows, but sum_i f_i A_i = 0 makes their part vanish.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, target: Tensor, ws: Tensor, wt: Tensor) -> Tensor:
+        a, f_a, a_defined = _covariance_root(source, ws)
+        b, f_b, b_defined = _covariance_root(target, wt)
+        defined = a_defined & b_defined
+        products = _products(a, b)
+        norms = [torch.linalg.vector_norm(x).square() for x in products]
+        # ||A'A - B'B||^2 = ||AA'||^2 - 2 ||AB'||^2 + ||BB'||^2; rounding may leave it below 0.
+        distance = norms[0] if len(norms) == 1 else norms[0] - 2.0 * norms[1] + norms[2]
+        scale = 4.0 * defined
+        ctx.save_for_backward(source, target, ws, wt, scale * f_a, scale * f_b, a, b, *products)
+        return torch.where(defined, distance.clamp_min(0.0), 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        source, target, ws, wt, scale_a, scale_b, a, b, *products = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: it needs the inputs' graph
+            a, b = _covariance_root(source, ws)[0], _covariance_root(target, wt)[0]
+            products = _products(a, b)
+        if len(products) == 1:
+            along_a, along_b = a @ products[0], b @ products[0]
+        else:
+            aa, ab, bb = products
+            along_a = (aa @ a).addmm_(ab, b, alpha=-1.0)
+            along_b = (ab.T @ a).addmm_(bb, b, alpha=-1.0)
+        along_a.mul_((grads[0] * scale_a)[:, None])
+        along_b.mul_((-grads[0] * scale_b)[:, None])
+        return along_a, along_b, None, None
+
+
+def _products(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Return A'A - B'B (D, D), or AA', AB' and BB' where they take fewer multiplications."""
+    rows, features = a.shape[0] + b.shape[0], a.shape[1]
+    # Of forward and backward together: each gradient is a product with a root again.
+    if 2 * rows**2 - a.shape[0] * b.shape[0] < 2 * rows * features:
+        return a @ a.T, a @ b.T, b @ b.T
+    return ((a.T @ a).addmm_(b.T, b, alpha=-1.0),)
 
 
 @full_precision
@@ -80,7 +136,8 @@ def covariance_distance(
     """Return the squared Frobenius distance of two unbiased weighted covariances.
 
     ||C_s - C_t||_F^2, from D x D covariances or, for fewer rows than features, from inner products
-    of rows (the same value); 0 where either covariance is undefined.  Paper: arXiv:1607.01719.
+    of rows (the same value); 0 where either covariance is undefined. It can be differentiated
+    twice.  Paper: arXiv:1607.01719.
 
     Args:
         source: (N, D).
@@ -88,15 +145,10 @@ def covariance_distance(
         source_weights: (N,), at least 0.
         target_weights: (M,), at least 0.
     """
-    a, a_defined = _covariance_root(source, as_weights(source_weights, source))
-    b, b_defined = _covariance_root(target, as_weights(target_weights, target))
-    if 3 * (a.shape[0] + b.shape[0]) < 4 * a.shape[1]:  # where the two cost the same
-        # ||A'A - B'B||^2 = ||AA'||^2 - 2 ||AB'||^2 + ||BB'||^2; rounding may leave it below 0.
-        squares = [(x @ y.T).square().sum() for x, y in ((a, a), (a, b), (b, b))]
-        distance = (squares[0] - 2.0 * squares[1] + squares[2]).clamp_min(0.0)
-    else:
-        distance = (a.T @ a - b.T @ b).square().sum()
-    return torch.where(a_defined & b_defined, distance, 0.0)
+    distance: Tensor = _CovarianceDistance.apply(
+        source, target, as_weights(source_weights, source), as_weights(target_weights, target)
+    )
+    return distance
 
 
 @full_precision
