@@ -102,6 +102,12 @@ class AdaptConfig:
     backbone_lr_scale: float | None = option(
         None, "Backbone's rate over the head's (0.1 with loaded weights, else 1).", low=0.0
     )
+    layer_decay: float | None = option(
+        None,
+        "Factor on the rate of each backbone layer below the one above it, such as 0.7.",
+        low=1e-3,
+        high=1.0,
+    )
     weight_decay: float = option(1e-3, "Weight decay.", low=0.0)
     clip_grad: float | None = option(None, "Largest gradient norm.", low=1e-8)
     aug: str = option(

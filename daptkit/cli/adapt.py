@@ -50,6 +50,7 @@ SECTIONS = {
         "sched",
         "lr",
         "backbone_lr_scale",
+        "layer_decay",
         "weight_decay",
         "clip_grad",
         "aug",
