@@ -83,8 +83,9 @@ class AdaptConfig:
     dropout: float = option(0.0, "Dropout before the head.", low=0.0, high=0.95)
     finetune: str = option(
         "full",
-        "frozen: train bottleneck and head on cached features; full: train everything.",
-        choices=("frozen", "full"),
+        "frozen: train bottleneck and head on cached features; gradual: these first, then the"
+        " backbone stage by stage from the top; full: train everything.",
+        choices=("frozen", "gradual", "full"),
     )
 
     epochs: int | None = option(

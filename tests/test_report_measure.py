@@ -219,6 +219,7 @@ def test_a_name_that_comes_and_goes_has_gaps(tmp_path: Path) -> None:
         "logged": {"x/b": [None, None]},
         "epoch_step": [1, 2],
         "epoch": {"v": [1.0, 2.0], "w": [None, 3.0]},
+        "unfreeze": [],
     }
 
 

@@ -16,7 +16,12 @@ from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
 from daptkit.report.reading.source import calibration, task_kept
-from daptkit.report.reading.training import panels, read_discriminator, read_validation_loss
+from daptkit.report.reading.training import (
+    panels,
+    read_discriminator,
+    read_validation_loss,
+    unfreezing,
+)
 
 MEASURES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
 
@@ -212,3 +217,23 @@ def test_a_very_long_run_stays_one_small_page(report: dict[str, Any]) -> None:
                 training[kind][name] = [0.5 + 0.3 * math.sin(i * i) for i in range(n)]
     page, _ = render(report, {})
     assert len(page) < 3_000_000
+
+
+def test_gradual_unfreezing_is_told_and_drawn(report: dict[str, Any]) -> None:
+    assert unfreezing(report) == ""
+    report["run"]["finetune"] = "gradual"
+    step = {"kind": "unfreeze", "step": 800, "epoch": 2, "stages": ["layer4"], "trained": 1}
+    step |= {"of": 5, "source_val_loss": 0.5}
+    stop = step | {"step": 1200, "epoch": 3, "stages": []}
+    plain, _ = render(report, {})
+    report["training"]["adapted"]["unfreeze"] = [step, stop]
+    report["training"]["source-only"]["unfreeze"] = []
+    told = unfreezing(report)
+    assert "Source-only model: nothing of the backbone." in told
+    assert "Adapted model: layer4 after epoch 2; stopped after epoch 3" in told
+    made = {panel.key: panel.marks for panel in panels(report)}
+    assert made["classification"] == {"source-only": [], "adapted": [800]}
+    assert made["dann/domain"] == {"adapted": [800]}
+    marked, _ = render(report, {})
+    assert told in marked and "dotted lines" in told
+    assert marked.count("base64") == plain.count("base64") and len(marked) > len(plain) + len(told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ def summary_text(figures: Mapping[str, Any]) -> str:
 
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
-            ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``.
+            ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
+            ``unfreezing`` of a gradual run.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
@@ -82,6 +83,7 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     )
     lines += _priors(figures["prior"], figures["prior_interval"])
     lines += _collapse(figures["collapse"])
+    lines += _unfreezing(figures.get("unfreezing", {}))
     lines += [f"note: {text}" for text in figures["notes"]]
     return "\n".join(lines)
 
@@ -131,6 +133,25 @@ def _collapse(check: Mapping[str, Any]) -> list[str]:
     if check["never"]:
         lines.append(f"classes never predicted on the target: {', '.join(check['never'])}")
     return lines or ["collapse check: predictions spread over every class"]
+
+
+def _unfreezing(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    return [f"unfrozen, {name}: {unfrozen_text(found)}" for name, found in models.items()]
+
+
+def unfrozen_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a training unfroze and after which epoch.
+
+    Args:
+        found: its lines of kind ``unfreeze`` in ``metrics.jsonl``.
+    """
+    if not found:
+        return "nothing of the backbone"
+    steps = [f"{', '.join(e['stages'])} after epoch {e['epoch']}" for e in found if e["stages"]]
+    last = found[-1]
+    if not last["stages"]:
+        steps.append(f"stopped after epoch {last['epoch']}, when the validation loss had risen")
+    return f"{'; '.join(steps)} ({last['trained']} of {last['of']} stages)"
 
 
 def _number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
 from daptkit.train.device import Precision, resolve_device
+from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
@@ -107,6 +108,12 @@ def run_adaptation(
         adapted = _train_methods(folder, maker, twin) if loaded else None
         trained = time.monotonic()
         figures = run_figures(config, prepared, twin, adapted)
+        if config.finetune == "gradual":
+            places = {"source-only": folder.twin, "adapted": folder}
+            figures["unfreezing"] = {
+                name: read_unfreezings(place.metrics)
+                for name, place in (places if loaded else {"source-only": folder}).items()
+            }
         timings = {
             "prepare_seconds": decoded - began,
             "train_seconds": trained - decoded,

@@ -45,7 +45,10 @@ def build_optimizer(
         p for module in (net.bottleneck, net.head) for p in module.parameters() if p.requires_grad
     ]
     groups: list[dict[str, Any]] = [{"params": head, "lr_scale": 1.0, "name": "head"}]
-    groups.extend(backbone_groups(net, backbone_scale, config.layer_decay))
+    # Stages that are unfrozen later have their place from the start: nothing is rebuilt then, so
+    # no momentum is lost, and the optimiser passes over what has no gradient.
+    later = config.finetune == "gradual"
+    groups.extend(backbone_groups(net, backbone_scale, config.layer_decay, frozen_too=later))
     for name, method in methods.items():
         groups.extend(_method_groups(name, method, packages[name]))
     if config.opt == "adamw":
@@ -60,7 +63,9 @@ def build_optimizer(
     )
 
 
-def backbone_groups(net: AdaptNet, scale: float, layer_decay: float | None) -> list[dict[str, Any]]:
+def backbone_groups(
+    net: AdaptNet, scale: float, layer_decay: float | None, *, frozen_too: bool = False
+) -> list[dict[str, Any]]:
     """Return the optimiser's groups of the backbone's trained parameters.
 
     With a layer decay d, layer l of L, counted from the images, moves at scale * d^(L - l)
@@ -71,6 +76,7 @@ def backbone_groups(net: AdaptNet, scale: float, layer_decay: float | None) -> l
         net: the model.
         scale: the backbone's rate over the head's.
         layer_decay: d in (0, 1], or ``None``.
+        frozen_too: also of those that are not trained yet.
     """
     if layer_decay is None:
         layers, decay = [("backbone", list(net.backbone.parameters()))], 1.0
@@ -84,7 +90,7 @@ def backbone_groups(net: AdaptNet, scale: float, layer_decay: float | None) -> l
         decay = layer_decay
     groups = []
     for height, (name, parameters) in enumerate(reversed(layers)):
-        trained = [p for p in parameters if p.requires_grad]
+        trained = [p for p in parameters if p.requires_grad or frozen_too]
         if trained:
             groups.append({"params": trained, "lr_scale": scale * decay**height, "name": name})
     return groups

@@ -18,11 +18,11 @@ def apply_strategy(net: AdaptNet, config: AdaptConfig, *, loaded: bool) -> None:
     Raises:
         UsageError: the options do not fit each other or the network.
     """
-    if config.finetune == "frozen":
+    if config.finetune != "full":
         if not loaded:
             raise UsageError(
-                "--finetune frozen needs a trained trunk: give --pretrained-path, --pretrained or"
-                " --init-from, or use --finetune full."
+                f"--finetune {config.finetune} needs a trained trunk: give --pretrained-path,"
+                " --pretrained or --init-from, or use --finetune full."
             )
         net.freeze_backbone()
     if config.layer_decay is not None:
