@@ -88,6 +88,13 @@ class AdaptConfig:
         choices=("frozen", "gradual", "full"),
     )
 
+    bn: str = option(
+        "joint",
+        "BatchNorm's statistics in training: joint, of both domains; split, of each by itself;"
+        " frozen, the loaded ones.",
+        choices=("joint", "split", "frozen"),
+    )
+
     epochs: int | None = option(
         None,
         "Passes over the longer domain (4, or more on small data: at least 500 steps).",

@@ -28,7 +28,7 @@ SECTIONS = {
         "allow_patient_overlap",
         "cache",
     ),
-    "Method": ("method", "finetune", "decide"),
+    "Method": ("method", "finetune", "bn", "decide"),
     "Model": (
         "model",
         "model_kwargs",

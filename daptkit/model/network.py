@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from daptkit.errors import UsageError, did_you_mean
 from daptkit.model.config import ModelConfig
@@ -47,6 +48,7 @@ class AdaptNet(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).view(shape), persistent=False)
         self._frozen = False
         self._in_eval: frozenset[str] = frozenset()
+        self._norms_in_eval: frozenset[str] = frozenset()
 
     @property
     def frozen(self) -> bool:
@@ -127,11 +129,21 @@ class AdaptNet(nn.Module):
         self._frozen = not trained
         self.train(self.training)
 
+    def freeze_batchnorm(self) -> None:
+        """Keep the backbone's BatchNorm in eval mode: its affine parameters alone are trained."""
+        self._norms_in_eval = frozenset(self.batchnorm())
+        self.train(self.training)
+
+    def batchnorm(self) -> dict[str, nn.Module]:
+        """Return the backbone's BatchNorm layers by their names within it."""
+        modules = self.backbone.named_modules()
+        return {name: m for name, m in modules if isinstance(m, _BatchNorm)}
+
     def train(self, mode: bool = True) -> AdaptNet:
         """Set train or eval mode; what is frozen of the backbone stays in eval mode."""
         super().train(mode)
         for name, module in self.backbone.named_modules():
-            if name in self._in_eval:
+            if name in self._in_eval or name in self._norms_in_eval:
                 module.training = False
         return self
 

@@ -39,7 +39,8 @@ class Trainer:
         self.job = job
         config, data = job.config, job.data
         self.device = job.precision.device
-        self.module = Step(job.net, job.methods, job.packages).to(self.device)
+        self.module = Step(job.net, job.methods, job.packages, split=config.bn == "split")
+        self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.optimizer = build_optimizer(
             job.net, job.methods, job.packages, config, job.backbone_scale

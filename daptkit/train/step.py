@@ -37,12 +37,19 @@ class Step(nn.Module):
         net: the model.
         methods: methods by name, in the order of ``-m``.
         packages: ``"package version"`` of each method, for messages.
+        split: whether source and target pass the network one after the other.
     """
 
     def __init__(
-        self, net: AdaptNet, methods: Mapping[str, Method], packages: Mapping[str, str]
+        self,
+        net: AdaptNet,
+        methods: Mapping[str, Method],
+        packages: Mapping[str, str],
+        *,
+        split: bool = False,
     ) -> None:
         super().__init__()
+        self.split = split
         self.net = net
         # The prefix keeps names such as 'keys' apart from ModuleDict's own.
         self.methods = nn.ModuleDict({f"method_{name}": m for name, m in methods.items()})
@@ -73,13 +80,12 @@ class Step(nn.Module):
         """Return the losses of one step.
 
         Source and target pass the model in one concatenated forward, so that normalisation layers
-        see both; the classification loss is the mean weighted by ``class_weights`` (K,).
+        see both, or, ``split``, one after the other, each normalised by itself. The classification
+        loss is the mean weighted by ``class_weights`` (K,).
         """
         n_source = len(source.inputs)
-        inputs = (
-            source.inputs if target is None else torch.cat([source.inputs, target.inputs], dim=0)
-        )
-        logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+        parts = [source.inputs] if target is None else [source.inputs, target.inputs]
+        logits, taps = self._pass(parts, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
         source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
@@ -123,6 +129,16 @@ class Step(nn.Module):
             for key, value in self._method_losses(name, source_batch, target_batch, context):
                 losses[f"{name}/{key}"] = value
         return StepResult(losses, logs)
+
+    def _pass(self, parts: list[Tensor], from_trunk: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits and taps of all parts, in order."""
+        if not self.split:
+            parts = [torch.cat(parts)]
+        passed = [self.net(part, self.layers, from_trunk=from_trunk) for part in parts]
+        logits = torch.cat([found for found, _ in passed])
+        return logits, {
+            name: torch.cat([taps[name] for _, taps in passed]) for name in passed[0][1]
+        }
 
     def _method_losses(
         self, name: str, source: DomainBatch, target: DomainBatch, context: StepContext

@@ -27,6 +27,27 @@ def apply_strategy(net: AdaptNet, config: AdaptConfig, *, loaded: bool) -> None:
         net.freeze_backbone()
     if config.layer_decay is not None:
         _check_layer_decay(net, config)
+    if config.bn != "joint":
+        _check_batchnorm(net, config, loaded)
+    if config.bn == "frozen":
+        net.freeze_batchnorm()
+
+
+def _check_batchnorm(net: AdaptNet, config: AdaptConfig, loaded: bool) -> None:
+    if not net.batchnorm():
+        raise UsageError(
+            f"--bn {config.bn}: {net.config.name} has no BatchNorm; leave the option out."
+        )
+    if config.finetune == "frozen":
+        raise UsageError(
+            f"--bn {config.bn}: --finetune frozen does not run the backbone in training; leave one"
+            " of them out."
+        )
+    if config.bn == "frozen" and not loaded:
+        raise UsageError(
+            "--bn frozen keeps loaded statistics, and there are none: give --pretrained-path,"
+            " --pretrained or --init-from, or use --bn joint."
+        )
 
 
 def _check_layer_decay(net: AdaptNet, config: AdaptConfig) -> None:
