@@ -88,6 +88,9 @@ class AdaptConfig:
         choices=("frozen", "gradual", "full"),
     )
 
+    from_scratch: bool = option(
+        False, "Also train the network from random weights on the source, to compare."
+    )
     bn: str = option(
         "joint",
         "BatchNorm's statistics in training: joint, of both domains; split, of each by itself;"

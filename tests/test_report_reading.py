@@ -15,7 +15,7 @@ from daptkit.report.reading.domains import agreement, basis, closeness, margin, 
 from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
-from daptkit.report.reading.source import calibration, task_kept
+from daptkit.report.reading.source import calibration, from_scratch, task_kept
 from daptkit.report.reading.training import (
     panels,
     read_discriminator,
@@ -237,3 +237,28 @@ def test_gradual_unfreezing_is_told_and_drawn(report: dict[str, Any]) -> None:
     marked, _ = render(report, {})
     assert told in marked and "dotted lines" in told
     assert marked.count("base64") == plain.count("base64") and len(marked) > len(plain) + len(told)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "loaded", "words"),
+    [
+        ((0.7, 0.65, 0.75), (0.8, 0.76, 0.84), "the loaded weights help at the source."),
+        ((0.8, 0.76, 0.84), (0.7, 0.65, 0.75), "do harm (negative transfer)."),
+        ((0.7, 0.6, 0.8), (0.8, 0.7, 0.9), "no clear difference."),
+        ((0.7, None, None), (0.8, None, None), "no clear difference."),
+        ((0.705, 0.7, 0.709), (0.715, 0.71, 0.72), "no clear difference."),
+        ((None, None, None), (0.8, 0.7, 0.9), "could not be scored."),
+    ],
+)
+def test_the_loaded_weights_against_random_ones(
+    report: dict[str, Any], scratch: tuple[Any, ...], loaded: tuple[Any, ...], words: str
+) -> None:
+    assert from_scratch(report) == ""
+    scores = report["source_validation"]["source-only"]
+    ends = ("value", "low", "high")
+    scores["balanced_accuracy"] = dict(zip(ends, loaded, strict=True))
+    report["from_scratch"] = scores | {"balanced_accuracy": dict(zip(ends, scratch, strict=True))}
+    assert from_scratch(report).endswith(words)
+    report["prior"]["predicted_scratch"] = report["prior"]["predicted"]
+    page, _ = render(report, {})
+    assert from_scratch(report) in page and ">from scratch</th>" in page

@@ -107,6 +107,7 @@ def _priors(prior: Mapping[str, Mapping[str, float] | None], interval: str) -> l
     columns = {name: column for name, column in prior.items() if column is not None}
     titles = {
         "source": "source",
+        "predicted_scratch": "from scratch",
         "predicted_twin": "predicted before",
         "predicted": "predicted after",
         "target": "target estimate",

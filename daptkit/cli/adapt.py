@@ -28,7 +28,7 @@ SECTIONS = {
         "allow_patient_overlap",
         "cache",
     ),
-    "Method": ("method", "finetune", "bn", "decide"),
+    "Method": ("method", "finetune", "bn", "from_scratch", "decide"),
     "Model": (
         "model",
         "model_kwargs",

@@ -17,6 +17,7 @@ from daptkit.shift import divergences
 from daptkit.train.deliver import Delivered
 from daptkit.train.device import Precision
 from daptkit.train.prepare import Prepared
+from daptkit.train.scratch import SCRATCH
 
 
 def model_meta(loaded: Sequence[LoadedMethod], prepared: Prepared) -> dict[str, Any]:
@@ -68,7 +69,11 @@ def provenance(
 
 
 def run_figures(
-    config: AdaptConfig, prepared: Prepared, twin: Delivered, adapted: Delivered | None
+    config: AdaptConfig,
+    prepared: Prepared,
+    twin: Delivered,
+    adapted: Delivered | None,
+    scratch: Delivered | None = None,
 ) -> dict[str, Any]:
     """Return the figures of the closing summary; none of them needs a target label.
 
@@ -77,6 +82,7 @@ def run_figures(
         prepared: data of the run.
         twin: the source-only model.
         adapted: the model of the methods; ``None`` in a source-only run.
+        scratch: the same network from random weights, where it was asked for.
     """
     data, final = prepared.data, adapted or twin
     columns = {"source-only": twin, **({"adapted": adapted} if adapted else {})}
@@ -85,12 +91,13 @@ def run_figures(
         "method": config.method,
         "n_target": len(data.target_rows),
         "source_validation": {
-            name: _source_validation(prepared, model) for name, model in columns.items()
+            name: _source_validation(prepared, model)
+            for name, model in {**({SCRATCH: scratch} if scratch else {}), **columns}.items()
         },
         "divergence": {
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
-        "prior": _priors(prepared, twin, adapted),
+        "prior": _priors(prepared, twin, adapted, scratch),
         "prior_interval": "patient" if _patients_known(prepared) else "image",
         "collapse": collapse_check(predicted, prepared.classes).to_json(),
         "notes": list(final.fit.notes),
@@ -121,7 +128,7 @@ def _divergence(prepared: Prepared, model: Delivered, seed: int) -> dict[str, fl
 
 
 def _priors(
-    prepared: Prepared, twin: Delivered, adapted: Delivered | None
+    prepared: Prepared, twin: Delivered, adapted: Delivered | None, scratch: Delivered | None
 ) -> dict[str, Mapping[str, float] | None]:
     def named(values: Any) -> dict[str, float]:
         return {c: float(v) for c, v in zip(prepared.classes, values, strict=True)}
@@ -135,6 +142,7 @@ def _priors(
     low, high = interval if prior is not None and interval is not None else (None, None)
     return {
         "source": named(prepared.data.task.source_prior.tolist()),
+        **({"predicted_scratch": mean_posterior(scratch)} if scratch else {}),
         "predicted_twin": mean_posterior(twin),
         "predicted": mean_posterior(adapted) if adapted else None,
         "target": None if prior is None else named(prior.tolist()),

@@ -29,6 +29,12 @@ def apply_strategy(net: AdaptNet, config: AdaptConfig, *, loaded: bool) -> None:
         _check_layer_decay(net, config)
     if config.bn != "joint":
         _check_batchnorm(net, config, loaded)
+    if config.from_scratch and not loaded:
+        raise UsageError(
+            "--from-scratch: the run starts from random weights itself, so the source-only model"
+            " is that baseline; leave the option out, or give --pretrained-path, --pretrained or"
+            " --init-from."
+        )
     if config.bn == "frozen":
         net.freeze_batchnorm()
 
