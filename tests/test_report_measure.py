@@ -65,6 +65,8 @@ def test_top_level_keys_and_no_path_or_id(run: Trained, data: dict[str, Any]) ->
         "training",
         "source_validation",
         "source_validation_by_site",
+        "forgotten",
+        "from_scratch",
         "calibration",
         "true_scores",
     }
@@ -281,3 +283,11 @@ def test_source_only_run(tmp_path: Path) -> None:
     assert list(data["stages"]["mmd2"]) == ["source-only"]
     assert (data["prior"]["predicted"], data["true_scores"]) == (None, None)
     assert (data["run"]["methods"], data["run"]["twin"]) == ({}, "self")
+
+
+def test_what_was_forgotten_is_the_difference_of_the_scores_shown(data: dict[str, Any]) -> None:
+    scores = data["source_validation"]
+    before, after = (scores[m]["balanced_accuracy"]["value"] for m in ("source-only", "adapted"))
+    lost = data["forgotten"]
+    assert lost["value"] == pytest.approx(before - after)
+    assert (lost["n"], lost["interval"]) == (scores["adapted"]["n"], scores["adapted"]["interval"])

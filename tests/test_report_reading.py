@@ -15,7 +15,7 @@ from daptkit.report.reading.domains import agreement, basis, closeness, margin, 
 from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
-from daptkit.report.reading.source import calibration, from_scratch, task_kept
+from daptkit.report.reading.source import calibration, forgotten, from_scratch, task_kept
 from daptkit.report.reading.training import (
     panels,
     read_discriminator,
@@ -262,3 +262,26 @@ def test_the_loaded_weights_against_random_ones(
     report["prior"]["predicted_scratch"] = report["prior"]["predicted"]
     page, _ = render(report, {})
     assert from_scratch(report) in page and ">from scratch</th>" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (0.031, 0.004, 0.059, "3.1 points of balanced accuracy (0.4 to 5.9; both models on the"),
+        (0.031, 0.004, 0.059, "a loss that chance does not explain."),
+        (0.01, -0.02, 0.04, "(−2.0 to 4.0; both models on the same resampled images)"),
+        (0.01, -0.02, 0.04, ", which chance can explain."),
+        (-0.03, -0.05, -0.01, "a gain that chance does not explain."),
+        (0.03, None, None, "3.0 points of balanced accuracy, the difference of both models"),
+    ],
+)
+def test_what_was_forgotten(
+    report: dict[str, Any], value: float, low: float | None, high: float | None, words: str
+) -> None:
+    assert forgotten(report) == ""
+    interval = "patient" if value == 0.031 else "image"
+    lost = {"value": value, "low": low, "high": high, "n": 240, "interval": interval}
+    report["forgotten"] = lost
+    assert words in forgotten(report)
+    page, _ = render(report, {})
+    assert forgotten(report) in page

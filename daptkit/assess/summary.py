@@ -70,12 +70,13 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
-            ``unfreezing`` of a gradual run.
+            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
         "source validation", figures["source_validation"], ("accuracy", "balanced_accuracy")
     )
+    lines += _forgotten(figures.get("forgotten"))
     lines += _two_columns(
         "divergence of the domains",
         figures["divergence"],
@@ -134,6 +135,13 @@ def _collapse(check: Mapping[str, Any]) -> list[str]:
     if check["never"]:
         lines.append(f"classes never predicted on the target: {', '.join(check['never'])}")
     return lines or ["collapse check: predictions spread over every class"]
+
+
+def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
+    if lost is None:
+        return []
+    ends = "" if lost["low"] is None else f" ({_number(lost['low'])} to {_number(lost['high'])})"
+    return [f"lost at the source by adapting: {_number(lost['value'])}{ends}", ""]
 
 
 def _unfreezing(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -148,6 +148,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "method_reports": methods.method_reports(report),
         "unfreezing": unfreezing(report),
         "task_kept": source.task_kept(report),
+        "forgotten": source.forgotten(report),
         "from_scratch": source.from_scratch(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},

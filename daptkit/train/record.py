@@ -10,6 +10,7 @@ import timm
 import torch
 
 import daptkit
+from daptkit.assess.paired import lost_balanced_accuracy
 from daptkit.assess.summary import collapse_check, validation_score
 from daptkit.config import AdaptConfig
 from daptkit.host import LoadedMethod
@@ -94,6 +95,7 @@ def run_figures(
             name: _source_validation(prepared, model)
             for name, model in {**({SCRATCH: scratch} if scratch else {}), **columns}.items()
         },
+        "forgotten": None if adapted is None else _forgotten(config, prepared, twin, adapted),
         "divergence": {
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
@@ -114,6 +116,26 @@ def _source_validation(prepared: Prepared, model: Delivered) -> dict[str, float]
     assert labels is not None
     predicted = model.rule.predict(model.passes.val_logits, "source")
     return dict(vars(validation_score(predicted, labels[prepared.data.val_rows])))
+
+
+def _forgotten(
+    config: AdaptConfig, prepared: Prepared, twin: Delivered, adapted: Delivered
+) -> dict[str, Any]:
+    """Return what adapting cost on the held-out source images, by the rule that scores them."""
+    source, rows = prepared.data.source, prepared.data.val_rows
+    assert source.labels is not None
+    before, after = (
+        model.rule.predict(model.passes.val_logits, "source", "balanced")
+        for model in (twin, adapted)
+    )
+    return lost_balanced_accuracy(
+        source.labels[rows],
+        before,
+        after,
+        groups=source.groups[rows],
+        patients_known=source.images.table.patients_known,
+        seed=config.seed,
+    )
 
 
 def _divergence(prepared: Prepared, model: Delivered, seed: int) -> dict[str, float]:

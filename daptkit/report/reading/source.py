@@ -53,6 +53,25 @@ def task_kept(report: Report) -> str:
     return f"{old}: adapting cost it some of the task at the source."
 
 
+def forgotten(report: Report) -> str:
+    """Say how much of the source's task the adapted model has forgotten."""
+    lost = report.get("forgotten")
+    if lost is None or lost["value"] is None:
+        return ""
+    points = number(100 * lost["value"], 1)
+    text = f"Forgotten at the source: {points} points of balanced accuracy"
+    if lost["low"] is None:
+        return f"{text}, the difference of both models on the same images."
+    ends = " to ".join(number(100 * lost[end], 1) for end in ("low", "high"))
+    unit = "patients" if lost["interval"] == "patient" else "images"
+    text += f" ({ends}; both models on the same resampled {unit})"
+    if lost["low"] > 0:
+        return f"{text}: a loss that chance does not explain."
+    if lost["high"] < 0:
+        return f"{text}: a gain that chance does not explain."
+    return f"{text}, which chance can explain."
+
+
 def from_scratch(report: Report) -> str:
     """Compare the source-only model with one from random weights, where one was trained."""
     scores = report.get("from_scratch")
