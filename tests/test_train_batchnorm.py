@@ -62,7 +62,7 @@ def test_split_is_each_domain_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_first_layers_running_mean_by_hand(tmp_path: Path) -> None:
-    """Momentum 0.1: joint sees one batch of eleven, split first the six, then the five."""
+    """Momentum 0.1: joint sees one batch of eleven, split keeps the five of the target."""
     job, _ = make_job(config_of(tmp_path))
     name, _ = next(iter(job.net.batchnorm().items()))
     before = job.net.backbone.get_submodule(name).running_mean.clone()
@@ -75,7 +75,7 @@ def test_the_first_layers_running_mean_by_hand(tmp_path: Path) -> None:
     means = [part.mean((0, 2, 3)) for part in (torch.cat(fed), *fed)]
     expected = {
         "joint": 0.9 * before + 0.1 * means[0],
-        "split": 0.9 * (0.9 * before + 0.1 * means[1]) + 0.1 * means[2],
+        "split": 0.9 * before + 0.1 * means[2],
         "frozen": before,
     }
     for bn, mean in expected.items():
@@ -122,3 +122,26 @@ def test_options_that_do_not_fit(tmp_path: Path, values: dict[str, Any], words: 
 def test_a_frozen_backbone_has_no_statistics_to_choose(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--finetune frozen does not run the backbone"):
         adapt(config_of(tmp_path, bn="split", finetune="frozen"))
+
+
+def test_a_source_only_training_is_the_same_under_joint_and_split(tmp_path: Path) -> None:
+    def trained(bn: str) -> dict[str, torch.Tensor]:
+        job, _ = make_job(config_of(tmp_path, bn=bn), out=tmp_path / bn)
+        Trainer(job).run()
+        return job.net.state_dict()
+
+    joint, split = trained("joint"), trained("split")
+    assert all(torch.equal(split[name], value) for name, value in joint.items())
+
+
+def test_holding_running_statistics_ends_with_the_block(tmp_path: Path) -> None:
+    job, _ = make_job(config_of(tmp_path))
+    net = job.net.train()
+    name, layer = next(iter(net.batchnorm().items()))
+    before = layer.running_mean.clone()
+    with pytest.raises(ValueError, match="stop"), net.running_statistics_held():
+        net(inputs(6, labels=True).inputs)
+        raise ValueError("stop")
+    assert torch.equal(layer.running_mean, before) and layer.momentum == 0.1
+    net(inputs(6, labels=True).inputs)
+    assert not torch.equal(layer.running_mean, before), name

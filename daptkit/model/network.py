@@ -134,6 +134,19 @@ class AdaptNet(nn.Module):
         self._norms_in_eval = frozenset(self.batchnorm())
         self.train(self.training)
 
+    @contextmanager
+    def running_statistics_held(self) -> Iterator[None]:
+        """Normalise by the batch in the block, but leave the running statistics as they are."""
+        layers = [layer for layer in self.batchnorm().values() if isinstance(layer, _BatchNorm)]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
     def batchnorm(self) -> dict[str, nn.Module]:
         """Return the backbone's BatchNorm layers by their names within it."""
         modules = self.backbone.named_modules()
