@@ -96,6 +96,22 @@ def test_what_is_frozen_stays_in_eval_mode_and_what_is_not_is_trained() -> None:
     assert not any(m.training for m in net.modules())
 
 
+def test_a_transformer_is_unfrozen_block_by_block() -> None:
+    net = tiny_net("test_vit")
+    rule = Gradual(net)
+    named = []
+    for _ in range(20):
+        change = rule.after_epoch(1.0)
+        named += [] if change is None else [*change.stages]
+        net.zero_grad()
+        net.train()(torch.rand(2, 3, 32, 32))[0].square().mean().backward()
+        reached = {n for n, p in net.backbone.named_parameters() if p.grad is not None}
+        assert reached == {n for n, p in net.backbone.named_parameters() if p.requires_grad}
+    blocks = len([*net.backbone.get_submodule("blocks").children()])
+    assert named[0] == f"blocks.{blocks - 1}+norm" and len(named) == blocks + 1
+    assert named[1] == f"blocks.{blocks - 2}" and "patch_embed" in named[-1]
+
+
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_unfreezing_keeps_momentum_and_moves_the_new_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opt: str
