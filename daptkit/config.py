@@ -83,8 +83,19 @@ class AdaptConfig:
     dropout: float = option(0.0, "Dropout before the head.", low=0.0, high=0.95)
     finetune: str = option(
         "full",
-        "frozen: train bottleneck and head on cached features; full: train everything.",
-        choices=("frozen", "full"),
+        "frozen: train bottleneck and head on cached features; gradual: these first, then the"
+        " backbone stage by stage from the top; full: train everything.",
+        choices=("frozen", "gradual", "full"),
+    )
+
+    from_scratch: bool = option(
+        False, "Also train the network from random weights on the source, to compare."
+    )
+    bn: str = option(
+        "joint",
+        "BatchNorm's statistics in training: joint, of both domains; split, of each by itself;"
+        " frozen, the loaded ones.",
+        choices=("joint", "split", "frozen"),
     )
 
     epochs: int | None = option(
@@ -101,6 +112,12 @@ class AdaptConfig:
     lr: float = option(0.01, "Learning rate of bottleneck, head and methods.", low=0.0)
     backbone_lr_scale: float | None = option(
         None, "Backbone's rate over the head's (0.1 with loaded weights, else 1).", low=0.0
+    )
+    layer_decay: float | None = option(
+        None,
+        "Factor on the rate of each backbone layer below the one above it, such as 0.7.",
+        low=1e-3,
+        high=1.0,
     )
     weight_decay: float = option(1e-3, "Weight decay.", low=0.0)
     clip_grad: float | None = option(None, "Largest gradient norm.", low=1e-8)

@@ -146,7 +146,8 @@ class Event:
     """Something that happened in a run, for loggers and trackers.
 
     Args:
-        kind: ``"fit_start"``, ``"log"``, ``"epoch_end"`` or ``"fit_end"``.
+        kind: ``"fit_start"``, ``"log"``, ``"epoch_end"``, ``"unfreeze"`` or
+            ``"fit_end"``.
         step: training step, from 0.
         values: named numbers; no path and no patient id is ever among them.
         files: names of files of the run folder, relative to it.

@@ -151,6 +151,11 @@ class RunFolder:
         """The source-only model of the same data, options and seed."""
         return RunFolder(self.root / "twin")
 
+    @property
+    def scratch(self) -> RunFolder:
+        """The same network trained on the source from random weights, where it was asked for."""
+        return RunFolder(self.root / "scratch")
+
     def open_for_writing(self, *, resume: bool) -> None:
         """Make the folder, or accept the one that ``--resume`` continues.
 

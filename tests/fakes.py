@@ -18,6 +18,7 @@ from daptkit.run import RunFolder
 from daptkit.train.device import Precision
 from daptkit.train.job import Job
 from daptkit.train.jobs import JobMaker
+from daptkit.train.network import network_source
 from daptkit.train.prepare import prepare
 from daptkit.train.progress import SilentReporter
 
@@ -73,6 +74,20 @@ def tiny_config(folder: Path, **values: Any) -> AdaptConfig:
         "report": False,
     }
     return AdaptConfig(**{**given, **values})
+
+
+def write_weights(folder: Path, model: str = "test_resnet") -> dict[str, Any]:
+    """Write drawn weights of a backbone; return the options that start :func:`tiny_config` there.
+
+    Unlike the default network's, this backbone has BatchNorm and five stages.
+    """
+    path = folder / f"{model}.pth"
+    options = {"model": model, "pretrained_path": str(path)}
+    if not path.exists():
+        scratch = tiny_config(folder, **{**options, "pretrained_path": None}, in_chans=1)
+        backbone = network_source(scratch, CLASSES).template.backbone
+        torch.save(backbone.state_dict(), path)
+    return options
 
 
 def in_process(factory: type[Method], name: str = "fake", **spec: Any) -> LoadedMethod:

@@ -55,6 +55,9 @@ def test_patients_at_both_sites_are_refused() -> None:
     (overlap,) = find_overlaps([source], target)
     assert str(overlap).startswith("2 patients are in both the source and the target")
     assert "'source0.png' and 'target2.png'" in str(overlap)
+    # Of several PATHs each patient is counted once.
+    (both,) = find_overlaps([source, table("source", "cx"), source], target)
+    assert both.patients == 3
     # A site of its own makes no other patient of an equal id.
     named = replace(source, sites=("A",) * 3)
     assert find_overlaps([named], replace(target, sites=("B",) * 3)) == [overlap]

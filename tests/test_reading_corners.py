@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,18 @@ def test_planes_and_alpha_of_deep_tiffs(tmp_path: Path, planes: str, alpha: str)
     wanted = 60000 * 32768 / 65535 if alpha == "unassalpha" else 60000
     assert found.array.shape == (5, 6, 3) and found.array.dtype == np.uint16
     assert np.abs(found.array.astype(float) - wanted).max() <= 0.5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_libraries_do_not_log_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    whole = tiff(np.zeros((3, 8, 8), np.uint16), photometric="minisblack")
+    (tmp_path / "a.tif").write_bytes(whole[:200])
+    with pytest.raises(DataError):
+        read_image(tmp_path / "a.tif", 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_alpha_of_floats_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def test_top_level_keys_and_no_path_or_id(run: Trained, data: dict[str, Any]) ->
         "training",
         "source_validation",
         "source_validation_by_site",
+        "forgotten",
+        "from_scratch",
         "calibration",
         "true_scores",
     }
@@ -219,6 +221,7 @@ def test_a_name_that_comes_and_goes_has_gaps(tmp_path: Path) -> None:
         "logged": {"x/b": [None, None]},
         "epoch_step": [1, 2],
         "epoch": {"v": [1.0, 2.0], "w": [None, 3.0]},
+        "unfreeze": [],
     }
 
 
@@ -240,6 +243,8 @@ def test_options_shown_hold_no_path() -> None:
         out="/runs/1",
         pretrained_path="/weights/w.pth",
         init_from="/models/m",
+        cache="/data/cache",
+        reader_options=("dicom.voi=off", "raw.table=/data/t.csv"),
         model_kwargs=("pad_type=same", "rate=0.1", "checkpoint_path=x.pth", "/weights/x.pth"),
         method_options={
             "x": {
@@ -255,6 +260,7 @@ def test_options_shown_hold_no_path() -> None:
     shown = options_shown(config)
     assert "/" not in json.dumps(shown)
     assert "data" not in json.dumps(shown)
+    assert shown["reader_options"] == ["dicom.voi=off", "raw.table=(a path)"]
     assert shown["model_kwargs"] == [
         "pad_type=same",
         "rate=0.1",
@@ -280,3 +286,11 @@ def test_source_only_run(tmp_path: Path) -> None:
     assert list(data["stages"]["mmd2"]) == ["source-only"]
     assert (data["prior"]["predicted"], data["true_scores"]) == (None, None)
     assert (data["run"]["methods"], data["run"]["twin"]) == ({}, "self")
+
+
+def test_what_was_forgotten_is_the_difference_of_the_scores_shown(data: dict[str, Any]) -> None:
+    scores = data["source_validation"]
+    before, after = (scores[m]["balanced_accuracy"]["value"] for m in ("source-only", "adapted"))
+    lost = data["forgotten"]
+    assert lost["value"] == pytest.approx(before - after)
+    assert (lost["n"], lost["interval"]) == (scores["adapted"]["n"], scores["adapted"]["interval"])

@@ -15,8 +15,13 @@ from daptkit.report.reading.domains import agreement, basis, closeness, margin, 
 from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
-from daptkit.report.reading.source import calibration, task_kept
-from daptkit.report.reading.training import panels, read_discriminator, read_validation_loss
+from daptkit.report.reading.source import calibration, forgotten, from_scratch, task_kept
+from daptkit.report.reading.training import (
+    panels,
+    read_discriminator,
+    read_validation_loss,
+    unfreezing,
+)
 
 MEASURES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
 
@@ -212,3 +217,71 @@ def test_a_very_long_run_stays_one_small_page(report: dict[str, Any]) -> None:
                 training[kind][name] = [0.5 + 0.3 * math.sin(i * i) for i in range(n)]
     page, _ = render(report, {})
     assert len(page) < 3_000_000
+
+
+def test_gradual_unfreezing_is_told_and_drawn(report: dict[str, Any]) -> None:
+    assert unfreezing(report) == ""
+    report["run"]["finetune"] = "gradual"
+    step = {"kind": "unfreeze", "step": 800, "epoch": 2, "stages": ["layer4"], "trained": 1}
+    step |= {"of": 5, "source_val_loss": 0.5}
+    stop = step | {"step": 1200, "epoch": 3, "stages": []}
+    plain, _ = render(report, {})
+    report["training"]["adapted"]["unfreeze"] = [step, stop]
+    report["training"]["source-only"]["unfreeze"] = []
+    told = unfreezing(report)
+    assert "Source-only model: nothing of the backbone." in told
+    assert "Adapted model: layer4 after epoch 2; stopped after epoch 3" in told
+    made = {panel.key: panel.marks for panel in panels(report)}
+    assert made["classification"] == {"source-only": [], "adapted": [800]}
+    assert made["dann/domain"] == {"adapted": [800]}
+    marked, _ = render(report, {})
+    assert told in marked and "dotted lines" in told
+    assert marked.count("base64") == plain.count("base64") and len(marked) > len(plain) + len(told)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "loaded", "words"),
+    [
+        ((0.7, 0.65, 0.75), (0.8, 0.76, 0.84), "the loaded weights help at the source."),
+        ((0.8, 0.76, 0.84), (0.7, 0.65, 0.75), "do harm (negative transfer)."),
+        ((0.7, 0.6, 0.8), (0.8, 0.7, 0.9), "no clear difference."),
+        ((0.7, None, None), (0.8, None, None), "no clear difference."),
+        ((0.705, 0.7, 0.709), (0.715, 0.71, 0.72), "no clear difference."),
+        ((None, None, None), (0.8, 0.7, 0.9), "could not be scored."),
+    ],
+)
+def test_the_loaded_weights_against_random_ones(
+    report: dict[str, Any], scratch: tuple[Any, ...], loaded: tuple[Any, ...], words: str
+) -> None:
+    assert from_scratch(report) == ""
+    scores = report["source_validation"]["source-only"]
+    ends = ("value", "low", "high")
+    scores["balanced_accuracy"] = dict(zip(ends, loaded, strict=True))
+    report["from_scratch"] = scores | {"balanced_accuracy": dict(zip(ends, scratch, strict=True))}
+    assert from_scratch(report).endswith(words)
+    report["prior"]["predicted_scratch"] = report["prior"]["predicted"]
+    page, _ = render(report, {})
+    assert from_scratch(report) in page and ">from scratch</th>" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (0.031, 0.004, 0.059, "3.1 points of balanced accuracy (0.4 to 5.9; both models on the"),
+        (0.031, 0.004, 0.059, "a loss that chance does not explain."),
+        (0.01, -0.02, 0.04, "(−2.0 to 4.0; both models on the same resampled images)"),
+        (0.01, -0.02, 0.04, ", which chance can explain."),
+        (-0.03, -0.05, -0.01, "a gain that chance does not explain."),
+        (0.03, None, None, "3.0 points of balanced accuracy, the difference of both models"),
+    ],
+)
+def test_what_was_forgotten(
+    report: dict[str, Any], value: float, low: float | None, high: float | None, words: str
+) -> None:
+    assert forgotten(report) == ""
+    interval = "patient" if value == 0.031 else "image"
+    lost = {"value": value, "low": low, "high": high, "n": 240, "interval": interval}
+    report["forgotten"] = lost
+    assert words in forgotten(report)
+    page, _ = render(report, {})
+    assert forgotten(report) in page

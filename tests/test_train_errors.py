@@ -73,6 +73,7 @@ def with_method(monkeypatch: pytest.MonkeyPatch, method: LoadedMethod) -> None:
         ({"amp": True, "amp_dtype": "float16"}, UsageError, "float16 needs a GPU"),
         ({"model": "resnet19"}, UsageError, "resnet19"),
         ({"finetune": "frozen"}, UsageError, "needs a trained trunk"),
+        ({"finetune": "gradual"}, UsageError, "--finetune gradual needs a trained trunk"),
     ],
 )
 def test_a_mistake_is_found_early_and_leaves_out_as_it_was(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from daptkit.errors import NonFiniteLossError, PluginError
+from daptkit.config import AdaptConfig
+from daptkit.errors import NonFiniteLossError, PluginError, UsageError
 from daptkit.method import Method
 from daptkit.train.checks import check_scale
 from daptkit.train.loop import Trainer
 from daptkit.train.optim import schedule_factor, set_learning_rate
+from daptkit.train.strategy import apply_strategy
 from fakes import in_process, make_job, method_of, tiny_config
 
 
@@ -63,6 +66,59 @@ def test_every_group_gets_its_own_rate(tmp_path: Path, opt: str) -> None:
         assert group["lr"] == pytest.approx(0.02 * 0.5 * scale), group["name"]
     held = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
     assert held == {id(p) for p in trainer.module.parameters()}
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+@pytest.mark.parametrize("sched", AdaptConfig.__dataclass_fields__["sched"].metadata["choices"])
+def test_layer_decay_is_the_rate_that_each_layer_is_stepped_with(
+    tmp_path: Path, sched: str, opt: str
+) -> None:
+    """What the optimiser reads at its steps, not what was asked for."""
+    config = tiny_config(tmp_path, opt=opt, sched=sched, layer_decay=0.5, backbone_lr_scale=0.2)
+    job, _ = make_job(config, in_process(Critic))
+    trainer = Trainer(job)
+    rates: list[dict[str, float]] = []
+
+    def spy(*_: Any) -> None:
+        names = {id(p): n for n, p in trainer.module.named_parameters()}
+        groups = trainer.optimizer.param_groups
+        rates.append({names[id(p)]: g["lr"] for g in groups for p in g["params"]})
+
+    trainer.optimizer.register_step_pre_hook(spy)
+    trainer.run()
+    scales = {"fc1": 0.2, "conv2": 0.1, "conv1": 0.05}
+    for step in (0, 13, 25, 49):
+        factor = schedule_factor(sched, step / 50)
+        assert set(rates[step]) == {n for n, _ in trainer.module.named_parameters()}
+        for name, rate in rates[step].items():
+            parts = name.split(".")
+            scale = scales[parts[2]] if "backbone" in parts else 0.25 if "slow" in parts else 1.0
+            assert rate == pytest.approx(config.lr * factor * scale, rel=1e-9), (step, name)
+
+
+def test_layer_decay_moves_early_layers_less(tmp_path: Path) -> None:
+    def moved(decay: float | None) -> dict[str, float]:
+        config = tiny_config(tmp_path, layer_decay=decay, weight_decay=0.0, epochs=1)
+        job, _ = make_job(config, in_process(Critic), out=tmp_path / f"run{decay}")
+        before = {n: p.detach().clone() for n, p in job.net.backbone.named_parameters()}
+        Trainer(job).run()
+        after = dict(job.net.backbone.named_parameters())
+        return {n: float((after[n] - p).detach().norm()) for n, p in before.items()}
+
+    plain, one, decayed = moved(None), moved(1.0), moved(0.1)
+    assert one == pytest.approx(plain, rel=1e-4)
+    assert decayed["conv1.weight"] < 0.1 * plain["conv1.weight"]
+    assert decayed["conv2.weight"] < 0.5 * plain["conv2.weight"]
+
+
+def test_layer_decay_needs_layers_that_are_trained(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, layer_decay=0.5)
+    job, _ = make_job(config)
+    with pytest.raises(UsageError, match="--finetune frozen does not train"):
+        apply_strategy(job.net, replace(config, finetune="frozen"), loaded=True)
+    job.net.backbone = nn.Linear(4, 4)
+    with pytest.raises(UsageError, match="use --backbone-lr-scale"):
+        apply_strategy(job.net, config, loaded=True)
 
 
 def test_a_rate_of_zero_moves_nothing(tmp_path: Path) -> None:

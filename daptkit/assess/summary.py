@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,14 @@ def summary_text(figures: Mapping[str, Any]) -> str:
 
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
-            ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``.
+            ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
+            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
         "source validation", figures["source_validation"], ("accuracy", "balanced_accuracy")
     )
+    lines += _forgotten(figures.get("forgotten"))
     lines += _two_columns(
         "divergence of the domains",
         figures["divergence"],
@@ -82,6 +84,7 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     )
     lines += _priors(figures["prior"], figures["prior_interval"])
     lines += _collapse(figures["collapse"])
+    lines += _unfreezing(figures.get("unfreezing", {}))
     lines += [f"note: {text}" for text in figures["notes"]]
     return "\n".join(lines)
 
@@ -105,6 +108,7 @@ def _priors(prior: Mapping[str, Mapping[str, float] | None], interval: str) -> l
     columns = {name: column for name, column in prior.items() if column is not None}
     titles = {
         "source": "source",
+        "predicted_scratch": "from scratch",
         "predicted_twin": "predicted before",
         "predicted": "predicted after",
         "target": "target estimate",
@@ -131,6 +135,32 @@ def _collapse(check: Mapping[str, Any]) -> list[str]:
     if check["never"]:
         lines.append(f"classes never predicted on the target: {', '.join(check['never'])}")
     return lines or ["collapse check: predictions spread over every class"]
+
+
+def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
+    if lost is None:
+        return []
+    ends = "" if lost["low"] is None else f" ({_number(lost['low'])} to {_number(lost['high'])})"
+    return [f"lost at the source by adapting: {_number(lost['value'])}{ends}", ""]
+
+
+def _unfreezing(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    return [f"unfrozen, {name}: {unfrozen_text(found)}" for name, found in models.items()]
+
+
+def unfrozen_text(found: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a training unfroze and after which epoch.
+
+    Args:
+        found: its lines of kind ``unfreeze`` in ``metrics.jsonl``.
+    """
+    if not found:
+        return "nothing of the backbone"
+    steps = [f"{', '.join(e['stages'])} after epoch {e['epoch']}" for e in found if e["stages"]]
+    last = found[-1]
+    if not last["stages"]:
+        steps.append(f"stopped after epoch {last['epoch']}, when the validation loss had risen")
+    return f"{'; '.join(steps)} ({last['trained']} of {last['of']} stages)"
 
 
 def _number(value: float | None) -> str:

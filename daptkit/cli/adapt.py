@@ -28,7 +28,7 @@ SECTIONS = {
         "allow_patient_overlap",
         "cache",
     ),
-    "Method": ("method", "finetune", "decide"),
+    "Method": ("method", "finetune", "bn", "from_scratch", "decide"),
     "Model": (
         "model",
         "model_kwargs",
@@ -50,6 +50,7 @@ SECTIONS = {
         "sched",
         "lr",
         "backbone_lr_scale",
+        "layer_decay",
         "weight_decay",
         "clip_grad",
         "aug",

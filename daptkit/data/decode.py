@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from daptkit.errors import DataError
 
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused: a small file may claim any size."""
+
+# What they log of a damaged file is noise beside its reason, and may quote the file.
+for _library in ("PIL", "tifffile"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 _ONE_FRAME = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
 _ORIENTATION, _UPRIGHT = 0x0112, 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from daptkit.data.image import Log
 from daptkit.data.table import ImageTable, concat_tables
@@ -62,7 +63,8 @@ def find_overlaps(sources: Sequence[ImageTable], target: ImageTable | None) -> l
     found = [_in_two_splits(concat_tables(sources))] if sources else []
     if target is not None:
         found.append(_in_two_splits(target))
-        found += [_at_both_sites(source, target) for source in sources]
+        if sources:
+            found.append(_at_both_sites(sources, target))
     return [overlap for overlap in found if overlap.patients]
 
 
@@ -84,30 +86,24 @@ def refuse_overlap(overlaps: Sequence[Overlap]) -> None:
 
 def _in_two_splits(table: ImageTable) -> Overlap:
     first: dict[int, int] = {}
-    mixed: dict[int, int] = {}
+    mixed: dict[int, tuple[str, str]] = {}
     # Groups also hold together the frames of a file whose patient is not known.
     for row, group in enumerate(table.groups().tolist()):
-        if table.splits[first.setdefault(group, row)] != table.splits[row]:
-            mixed.setdefault(group, row)
-    return _overlap(
-        f"more than one split of the {table.domain}",
-        {first[group]: row for group, row in mixed.items()},
-        table,
-        table,
-    )
+        begun = first.setdefault(group, row)
+        if table.splits[begun] != table.splits[row]:
+            mixed.setdefault(group, (table.names[begun], table.names[row]))
+    return _overlap(f"more than one split of the {table.domain}", mixed.values())
 
 
-def _at_both_sites(source: ImageTable, target: ImageTable) -> Overlap:
-    theirs = {p: row for row, p in enumerate(target.patients or ()) if p}
-    shared = {p: row for row, p in enumerate(source.patients or ()) if p in theirs}
-    return _overlap(
-        f"both the {source.domain} and the {target.domain}",
-        {row: theirs[patient] for patient, row in shared.items()},
-        source,
-        target,
-    )
+def _at_both_sites(sources: Sequence[ImageTable], target: ImageTable) -> Overlap:
+    theirs = {p: target.names[row] for row, p in enumerate(target.patients or ()) if p}
+    shared: dict[str, tuple[str, str]] = {}
+    for source in sources:
+        for row, patient in enumerate(source.patients or ()):
+            if patient in theirs:
+                shared.setdefault(patient, (source.names[row], theirs[patient]))
+    return _overlap(f"both the {sources[0].domain} and the {target.domain}", shared.values())
 
 
-def _overlap(where: str, rows: Mapping[int, int], one: ImageTable, other: ImageTable) -> Overlap:
-    examples = [(one.names[a], other.names[b]) for a, b in list(rows.items())[:_SHOWN]]
-    return Overlap(where=where, patients=len(rows), examples=tuple(examples))
+def _overlap(where: str, examples: Collection[tuple[str, str]]) -> Overlap:
+    return Overlap(where=where, patients=len(examples), examples=tuple(islice(examples, _SHOWN)))

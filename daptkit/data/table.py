@@ -184,7 +184,7 @@ def choose_split(table: ImageTable, name: str | None, default: str) -> Indices:
 def warn_default_split(
     table: ImageTable, name: str | None, default: str, option: str, log: Log
 ) -> None:
-    """Tell that :func:`choose_split` takes everything although there are splits.
+    """Tell that :func:`choose_split` takes everything although there are several splits.
 
     Args:
         table: images with their splits.
@@ -194,7 +194,7 @@ def warn_default_split(
         log: takes the line.
     """
     known = sorted({split for split in table.splits if split})
-    if name is None and known and default not in known:
+    if name is None and len(known) > 1 and default not in known:
         log(
             f"warning: the {table.domain} has no split '{default}', so all of its images are used"
             f" (it has {', '.join(known)}). Name one with {option}."

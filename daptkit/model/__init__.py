@@ -9,6 +9,7 @@ from daptkit.model.folder import LoadedModel, load_model_folder, save_model_fold
 from daptkit.model.initial import init_from, model_folder
 from daptkit.model.lenet import LeNet, daptkit_lenet
 from daptkit.model.network import AdaptNet, backbone_fingerprint
+from daptkit.model.stages import Stage, backbone_stages, modules_above
 from daptkit.model.weights import load_backbone_weights
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "LeNet",
     "LoadedModel",
     "ModelConfig",
+    "Stage",
     "WeightsReport",
     "backbone_fingerprint",
+    "backbone_stages",
     "build_model",
     "daptkit_lenet",
     "default_cache_dir",
@@ -26,6 +29,7 @@ __all__ = [
     "load_backbone_weights",
     "load_model_folder",
     "model_folder",
+    "modules_above",
     "parse_model_kwargs",
     "resolve_model_config",
     "save_model_folder",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from daptkit.errors import UsageError, did_you_mean
 from daptkit.model.config import ModelConfig
+from daptkit.model.stages import modules_above
 
 OWN_TAPS = ("features", "logits", "trunk")
 """Taps that every network has: bottleneck output, logits, pooled backbone output."""
@@ -45,10 +47,12 @@ class AdaptNet(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(shape), persistent=False)
         self._frozen = False
+        self._in_eval: frozenset[str] = frozenset()
+        self._norms_in_eval: frozenset[str] = frozenset()
 
     @property
     def frozen(self) -> bool:
-        """Whether :meth:`freeze_backbone` was called."""
+        """Whether nothing of the backbone is trained."""
         return self._frozen
 
     def trunk(self, images: Tensor) -> Tensor:
@@ -106,19 +110,54 @@ class AdaptNet(nn.Module):
         return {name: tap[0].numel() for name, tap in taps.items()}
 
     def freeze_backbone(self) -> None:
-        """Stop training the backbone, and keep it in eval mode from now on.
+        """Stop training the backbone, and keep it in eval mode from now on."""
+        self.train_backbone(())
+
+    def train_backbone(self, parameters: Collection[str]) -> None:
+        """Train these parameters of the backbone alone, and keep the rest of it in eval mode.
 
         In train mode its running statistics would drift to the batches even without a gradient.
+
+        Args:
+            parameters: names within the backbone.
         """
-        self._frozen = True
-        self.backbone.requires_grad_(False)
-        self.backbone.eval()
+        trained = frozenset(parameters)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in trained)
+        everything = {name for name, _ in self.backbone.named_modules()}
+        self._in_eval = frozenset(everything - modules_above(self.backbone, trained))
+        self._frozen = not trained
+        self.train(self.training)
+
+    def freeze_batchnorm(self) -> None:
+        """Keep the backbone's BatchNorm in eval mode: its affine parameters alone are trained."""
+        self._norms_in_eval = frozenset(self.batchnorm())
+        self.train(self.training)
+
+    @contextmanager
+    def running_statistics_held(self) -> Iterator[None]:
+        """Normalise by the batch in the block, but leave the running statistics as they are."""
+        layers = [layer for layer in self.batchnorm().values() if isinstance(layer, _BatchNorm)]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+    def batchnorm(self) -> dict[str, nn.Module]:
+        """Return the backbone's BatchNorm layers by their names within it."""
+        modules = self.backbone.named_modules()
+        return {name: m for name, m in modules if isinstance(m, _BatchNorm)}
 
     def train(self, mode: bool = True) -> AdaptNet:
-        """Set train or eval mode; a frozen backbone stays in eval mode."""
+        """Set train or eval mode; what is frozen of the backbone stays in eval mode."""
         super().train(mode)
-        if self._frozen:
-            self.backbone.eval()
+        for name, module in self.backbone.named_modules():
+            if name in self._in_eval or name in self._norms_in_eval:
+                module.training = False
         return self
 
     def _check_paths(self, paths: Sequence[str], from_trunk: bool) -> None:

@@ -68,6 +68,8 @@ def measure_run(
         "method_reports": trained.record["methods"],
         "training": _training(trained),
         "source_validation": {name: _validation(trained, m) for name, m in models.items()},
+        "forgotten": figures.get("forgotten"),
+        "from_scratch": None if trained.scratch is None else _validation(trained, trained.scratch),
         "source_validation_by_site": _by_site(trained, models),
         "calibration": {name: _calibration(model) for name, model in models.items()},
         "true_scores": None if true_scores is None else dict(true_scores),

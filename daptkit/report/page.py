@@ -14,7 +14,7 @@ from daptkit.errors import DaptkitError
 from daptkit.report.figures import Plot, Points, draw, read_points
 from daptkit.report.finished import FORMAT
 from daptkit.report.reading import domains, frequencies, methods, short, source, words
-from daptkit.report.reading.training import panels
+from daptkit.report.reading.training import panels, unfreezing
 from daptkit.run import RunFolder, atomic_write, writing
 
 _PARTS = {
@@ -146,7 +146,10 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "most_moved": frequencies.most_moved(report),
         "predictions": frequencies.predictions(report),
         "method_reports": methods.method_reports(report),
+        "unfreezing": unfreezing(report),
         "task_kept": source.task_kept(report),
+        "forgotten": source.forgotten(report),
+        "from_scratch": source.from_scratch(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
         "calibration_basis": source.calibration_basis(report),

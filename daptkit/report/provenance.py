@@ -16,7 +16,7 @@ from daptkit.train.adaptation import Trained
 from daptkit.train.domains import Domain, Rows
 
 _LEFT_OUT = frozenset(
-    {"source", "target", "out", "pretrained_path", "init_from", "resume", "method_options"}
+    {"source", "target", "out", "pretrained_path", "init_from", "cache", "resume", "method_options"}
 )
 _NAMES_A_FILE = re.compile("path|file|folder|dir(ectory)?$|checkpoint|url", re.IGNORECASE)
 _HIDDEN = "(a path)"
@@ -46,9 +46,10 @@ def options_shown(config: AdaptConfig) -> dict[str, Any]:
     """Return every resolved option but paths; those of methods as ``"dann.weight"``."""
     names = [f.name for f in dataclasses.fields(config) if f.name not in _LEFT_OUT]
     shown = {name: getattr(config, name) for name in names}
-    # Values of a model's or a method's own options may be files.
+    # Values of a model's, a reader's or a method's own options may be files.
     shown["model"] = _without_path("", config.model)
-    shown["model_kwargs"] = [_pair_without_path(text) for text in config.model_kwargs]
+    for name in ("model_kwargs", "reader_options"):
+        shown[name] = [_pair_without_path(text) for text in getattr(config, name)]
     for method, options in config.method_options.items():
         shown |= {f"{method}.{name}": _without_path(name, v) for name, v in options.items()}
     return shown

@@ -28,6 +28,7 @@ from daptkit.train.jobs import JobMaker
 from daptkit.train.plugins import plugin_backbones
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
+from daptkit.train.scratch import scratch_maker
 
 
 def restore(
@@ -76,12 +77,16 @@ def restore(
         )
         twin = _delivered(folder.twin if loaded else folder, maker, {})
         adapted = _delivered(folder, replace(maker, methods=loaded), record) if loaded else None
+        scratch = None
+        if config.from_scratch:
+            scratch = _delivered(folder.scratch, scratch_maker(maker), {})
     return Trained(
         folder=folder,
         config=config,
         prepared=prepared,
         twin=twin,
         adapted=adapted,
+        scratch=scratch,
         record=record,
     )
 

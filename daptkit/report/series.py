@@ -17,8 +17,9 @@ def training_series(path: Path) -> dict[str, Any]:
         path: ``metrics.jsonl``.
 
     Returns:
-        ``{"step", "lr", "losses", "logged", "epoch_step", "epoch"}``; ``losses``, ``logged`` and
-        ``epoch`` hold one list a name, ``None`` where an entry lacks the name.
+        ``{"step", "lr", "losses", "logged", "epoch_step", "epoch", "unfreeze"}``; ``losses``,
+        ``logged`` and ``epoch`` hold one list a name, ``None`` where an entry lacks the name;
+        ``unfreeze`` holds the steps of gradual unfreezing as they are.
 
     Raises:
         DaptkitError: the file is missing or not readable.
@@ -35,6 +36,7 @@ def training_series(path: Path) -> dict[str, Any]:
         "logged": {name: column for name, column in columns.items() if name not in losses},
         "epoch_step": [entry["step"] for entry in epochs],
         "epoch": _columns(epochs),
+        "unfreeze": [entry for entry in entries if entry["kind"] == "unfreeze"],
     }
 
 

@@ -18,6 +18,7 @@ from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
 from daptkit.train.device import Precision, resolve_device
+from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
@@ -25,6 +26,7 @@ from daptkit.train.loop import Trainer
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
+from daptkit.train.scratch import scratch_maker
 from daptkit.train.twin import keep_twin, obtain_twin
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
@@ -52,6 +54,7 @@ class Trained:
         prepared: data and classes.
         twin: the source-only model.
         adapted: the model of the methods; ``None`` in a source-only run.
+        scratch: the same network from random weights, where it was asked for.
         record: what ``run.json`` holds.
     """
 
@@ -60,6 +63,7 @@ class Trained:
     prepared: Prepared
     twin: Delivered
     adapted: Delivered | None
+    scratch: Delivered | None = None
     record: dict[str, Any]
 
     @property
@@ -104,9 +108,18 @@ def run_adaptation(
         )
         # A source-only run is its own twin.
         twin, cached = _train_twin(folder.twin if loaded else folder, maker)
+        scratch = None
+        if config.from_scratch:
+            scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
         adapted = _train_methods(folder, maker, twin) if loaded else None
         trained = time.monotonic()
-        figures = run_figures(config, prepared, twin, adapted)
+        figures = run_figures(config, prepared, twin, adapted, scratch)
+        if config.finetune == "gradual":
+            places = {"source-only": folder.twin, "adapted": folder}
+            figures["unfreezing"] = {
+                name: read_unfreezings(place.metrics)
+                for name, place in (places if loaded else {"source-only": folder}).items()
+            }
         timings = {
             "prepare_seconds": decoded - began,
             "train_seconds": trained - decoded,
@@ -127,6 +140,7 @@ def run_adaptation(
         prepared=prepared,
         twin=twin,
         adapted=adapted,
+        scratch=scratch,
         record=record,
     )
 

@@ -88,6 +88,19 @@ class EpochContext:
         self.logged[name] = float(value)
 
 
+def validation_values(context: EpochContext) -> dict[str, float]:
+    """Return loss and accuracy on the source's validation images, and what methods logged."""
+    held_out = context.predict("source_val")
+    assert held_out.labels is not None
+    loss = torch.nn.functional.cross_entropy(held_out.logits, held_out.labels)
+    right = held_out.logits.argmax(1) == held_out.labels
+    return {
+        "source_val_loss": float(loss),
+        "source_val_accuracy": float(right.float().mean()),
+        **context.logged,
+    }
+
+
 def _batch(
     passes: SplitPasses, split: str, layers: tuple[str, ...], class_weights: Tensor
 ) -> DomainBatch:

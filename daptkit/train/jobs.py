@@ -30,6 +30,7 @@ class JobMaker:
         precision: device and mixed precision.
         reporter: where progress goes.
         methods: methods of the run; none for source-only.
+        label: what a model without methods is called.
     """
 
     prepared: Prepared
@@ -37,6 +38,7 @@ class JobMaker:
     precision: Precision
     reporter: Reporter
     methods: tuple[LoadedMethod, ...] = ()
+    label: str = "source-only"
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
@@ -58,7 +60,7 @@ class JobMaker:
             precision=self.precision,
             backbone_scale=self.prepared.network.backbone_scale,
             reporter=self.reporter,
-            label=self.config.method if self.methods else "source-only",
+            label=self.config.method if self.methods else self.label,
             identity=self._identity(),
         )
 

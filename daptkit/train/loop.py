@@ -14,9 +14,10 @@ from daptkit.plugin import Event
 from daptkit.run import MetricsLog
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_gradients, check_losses, check_scale, check_weights
-from daptkit.train.context import EpochContext
+from daptkit.train.context import EpochContext, validation_values
 from daptkit.train.device import derive_seed
 from daptkit.train.domains import DomainInputs, training_batches
+from daptkit.train.gradual import Gradual
 from daptkit.train.guard import methods_guard, plugin_guard
 from daptkit.train.inference import SplitPasses
 from daptkit.train.job import FitResult, Job
@@ -38,7 +39,9 @@ class Trainer:
         self.job = job
         config, data = job.config, job.data
         self.device = job.precision.device
-        self.module = Step(job.net, job.methods, job.packages).to(self.device)
+        self.module = Step(job.net, job.methods, job.packages, split=config.bn == "split")
+        self.module.to(self.device)
+        self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.optimizer = build_optimizer(
             job.net, job.methods, job.packages, config, job.backbone_scale
         )
@@ -201,17 +204,20 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         context = self._call("on_epoch_end")
-        held_out = context.predict("source_val")
-        assert held_out.labels is not None
-        loss = torch.nn.functional.cross_entropy(held_out.logits, held_out.labels)
-        right = held_out.logits.argmax(1) == held_out.labels
-        values = {
-            "source_val_loss": float(loss),
-            "source_val_accuracy": float(right.float().mean()),
-            **context.logged,
-        }
+        values = validation_values(context)
         self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
+        if self.gradual is not None and self.step < self.total:
+            self._unfreeze(self.gradual, context.epoch, values["source_val_loss"])
+
+    def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
+        changed = gradual.after_epoch(loss)
+        if changed is not None:
+            self._write(changed.entry(self.step, epoch))
+            self.job.reporter.line(f"{self.job.label}: {changed.sentence(epoch)}")
+            self._emit(
+                Event(kind="unfreeze", step=self.step, values={"trained_stages": changed.trained})
+            )
 
     def _call(self, hook: str) -> EpochContext:
         self.module.eval()
@@ -266,6 +272,7 @@ class Trainer:
                 "metrics_position": self.metrics.position,
                 "window": self.window.state(),
                 "notes": self.notes,
+                "gradual": None if self.gradual is None else self.gradual.state(),
             },
         )
 
@@ -289,6 +296,8 @@ class Trainer:
         self.step = int(state["step"])
         self.window = Window.from_state(state["window"], self.device)
         self.notes = list(state["notes"])
+        if self.gradual is not None:
+            self.gradual.load_state(state["gradual"])
         return MetricsLog(self.job.folder.metrics, int(state["metrics_position"]))
 
     def _obey(self, request: StopRequest) -> None:

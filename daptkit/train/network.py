@@ -24,6 +24,7 @@ from daptkit.model import (
 )
 from daptkit.train.device import derive_seed
 from daptkit.train.plugins import plugin_backbones
+from daptkit.train.strategy import apply_strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +109,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
         if config.pretrained_path:
             weights = load_backbone_weights(net, config.pretrained_path)
     loaded = bool(given)
-    if config.finetune == "frozen":
-        if not loaded:
-            raise UsageError(
-                "--finetune frozen needs a trained trunk: give --pretrained-path, --pretrained or"
-                " --init-from, or use --finetune full."
-            )
-        net.freeze_backbone()
+    apply_strategy(net, config, loaded=loaded)
     scale = config.backbone_lr_scale
     return NetworkSource(
         template=net,

@@ -11,7 +11,7 @@ import torch
 from daptkit.config import AdaptConfig
 from daptkit.errors import PluginError
 from daptkit.method import Method
-from daptkit.model import AdaptNet
+from daptkit.model import AdaptNet, backbone_stages
 from daptkit.train.guard import plugin_guard
 
 
@@ -35,19 +35,20 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the one optimiser of model and methods.
 
-    Each group carries ``lr_scale``: ``backbone_scale`` for the backbone, 1 for bottleneck and
-    head, the method's own for its parameters. :func:`set_learning_rate` applies it.
+    Each group carries ``lr_scale``: 1 for bottleneck and head, the method's own for its parameters,
+    and for the backbone what :func:`backbone_groups` says. :func:`set_learning_rate` applies it.
 
     Raises:
         PluginError: the groups of a method do not hold each of its parameters once.
     """
-    backbone = [p for p in net.backbone.parameters() if p.requires_grad]
     head = [
         p for module in (net.bottleneck, net.head) for p in module.parameters() if p.requires_grad
     ]
     groups: list[dict[str, Any]] = [{"params": head, "lr_scale": 1.0, "name": "head"}]
-    if backbone:
-        groups.append({"params": backbone, "lr_scale": backbone_scale, "name": "backbone"})
+    # Stages that are unfrozen later have their place from the start: nothing is rebuilt then, so
+    # no momentum is lost, and the optimiser passes over what has no gradient.
+    later = config.finetune == "gradual"
+    groups.extend(backbone_groups(net, backbone_scale, config.layer_decay, frozen_too=later))
     for name, method in methods.items():
         groups.extend(_method_groups(name, method, packages[name]))
     if config.opt == "adamw":
@@ -60,6 +61,39 @@ def build_optimizer(
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def backbone_groups(
+    net: AdaptNet, scale: float, layer_decay: float | None, *, frozen_too: bool = False
+) -> list[dict[str, Any]]:
+    """Return the optimiser's groups of the backbone's trained parameters.
+
+    With a layer decay d, layer l of L, counted from the images, moves at scale * d^(L - l)
+    (discriminative rates: Howard and Ruder 2018, arXiv:1801.06146). The topmost layer keeps
+    ``scale``, which stands between it and the head. Without, the backbone is one group.
+
+    Args:
+        net: the model.
+        scale: the backbone's rate over the head's.
+        layer_decay: d in (0, 1], or ``None``.
+        frozen_too: also of those that are not trained yet.
+    """
+    if layer_decay is None:
+        layers, decay = [("backbone", list(net.backbone.parameters()))], 1.0
+    else:
+        known = dict(net.backbone.named_parameters())
+        stages = backbone_stages(net.backbone, coarse=False)
+        layers = [
+            (f"backbone layer {i}: {stage.name}", [known[name] for name in stage.parameters])
+            for i, stage in enumerate(stages)
+        ]
+        decay = layer_decay
+    groups = []
+    for height, (name, parameters) in enumerate(reversed(layers)):
+        trained = [p for p in parameters if p.requires_grad or frozen_too]
+        if trained:
+            groups.append({"params": trained, "lr_scale": scale * decay**height, "name": name})
+    return groups
 
 
 def _method_groups(name: str, method: Method, package: str) -> list[dict[str, Any]]:

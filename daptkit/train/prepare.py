@@ -125,7 +125,7 @@ def prepare(
     )
     for domain, name, reason in skipped:
         reporter.line(f"skipped in the {domain}: {name}: {reason}")
-    preset = _preset(config, source_images)
+    preset = augmentation(config, source_images)
     data = _task_data(config, source_images, target_images, classes, dims, preset, reporter.line)
     fingerprints = {
         "source": source_images.table.fingerprint(),
@@ -243,7 +243,12 @@ def _tell_of_cache(log: Log, *domains: ImageSet) -> None:
         log(f"{kept} of {sum(map(len, domains))} images were decoded by an earlier run")
 
 
-def _preset(config: AdaptConfig, images: ImageSet) -> str:
+def augmentation(config: AdaptConfig, images: ImageSet) -> str:
+    """Return the name of the preset that a run uses.
+
+    Raises:
+        UsageError: a preset is asked for, and the run reads cached features.
+    """
     if config.finetune == "frozen":
         if config.aug not in ("auto", "none"):
             raise UsageError(

@@ -10,6 +10,7 @@ import timm
 import torch
 
 import daptkit
+from daptkit.assess.paired import lost_balanced_accuracy
 from daptkit.assess.summary import collapse_check, validation_score
 from daptkit.config import AdaptConfig
 from daptkit.host import LoadedMethod
@@ -17,6 +18,7 @@ from daptkit.shift import divergences
 from daptkit.train.deliver import Delivered
 from daptkit.train.device import Precision
 from daptkit.train.prepare import Prepared
+from daptkit.train.scratch import SCRATCH
 
 
 def model_meta(loaded: Sequence[LoadedMethod], prepared: Prepared) -> dict[str, Any]:
@@ -68,7 +70,11 @@ def provenance(
 
 
 def run_figures(
-    config: AdaptConfig, prepared: Prepared, twin: Delivered, adapted: Delivered | None
+    config: AdaptConfig,
+    prepared: Prepared,
+    twin: Delivered,
+    adapted: Delivered | None,
+    scratch: Delivered | None = None,
 ) -> dict[str, Any]:
     """Return the figures of the closing summary; none of them needs a target label.
 
@@ -77,6 +83,7 @@ def run_figures(
         prepared: data of the run.
         twin: the source-only model.
         adapted: the model of the methods; ``None`` in a source-only run.
+        scratch: the same network from random weights, where it was asked for.
     """
     data, final = prepared.data, adapted or twin
     columns = {"source-only": twin, **({"adapted": adapted} if adapted else {})}
@@ -85,12 +92,14 @@ def run_figures(
         "method": config.method,
         "n_target": len(data.target_rows),
         "source_validation": {
-            name: _source_validation(prepared, model) for name, model in columns.items()
+            name: _source_validation(prepared, model)
+            for name, model in {**({SCRATCH: scratch} if scratch else {}), **columns}.items()
         },
+        "forgotten": None if adapted is None else _forgotten(config, prepared, twin, adapted),
         "divergence": {
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
-        "prior": _priors(prepared, twin, adapted),
+        "prior": _priors(prepared, twin, adapted, scratch),
         "prior_interval": "patient" if _patients_known(prepared) else "image",
         "collapse": collapse_check(predicted, prepared.classes).to_json(),
         "notes": list(final.fit.notes),
@@ -109,6 +118,26 @@ def _source_validation(prepared: Prepared, model: Delivered) -> dict[str, float]
     return dict(vars(validation_score(predicted, labels[prepared.data.val_rows])))
 
 
+def _forgotten(
+    config: AdaptConfig, prepared: Prepared, twin: Delivered, adapted: Delivered
+) -> dict[str, Any]:
+    """Return what adapting cost on the held-out source images, by the rule that scores them."""
+    source, rows = prepared.data.source, prepared.data.val_rows
+    assert source.labels is not None
+    before, after = (
+        model.rule.predict(model.passes.val_logits, "source", "balanced")
+        for model in (twin, adapted)
+    )
+    return lost_balanced_accuracy(
+        source.labels[rows],
+        before,
+        after,
+        groups=source.groups[rows],
+        patients_known=source.images.table.patients_known,
+        seed=config.seed,
+    )
+
+
 def _divergence(prepared: Prepared, model: Delivered, seed: int) -> dict[str, float]:
     data, passes = prepared.data, model.passes
     return divergences(
@@ -121,7 +150,7 @@ def _divergence(prepared: Prepared, model: Delivered, seed: int) -> dict[str, fl
 
 
 def _priors(
-    prepared: Prepared, twin: Delivered, adapted: Delivered | None
+    prepared: Prepared, twin: Delivered, adapted: Delivered | None, scratch: Delivered | None
 ) -> dict[str, Mapping[str, float] | None]:
     def named(values: Any) -> dict[str, float]:
         return {c: float(v) for c, v in zip(prepared.classes, values, strict=True)}
@@ -135,6 +164,7 @@ def _priors(
     low, high = interval if prior is not None and interval is not None else (None, None)
     return {
         "source": named(prepared.data.task.source_prior.tolist()),
+        **({"predicted_scratch": mean_posterior(scratch)} if scratch else {}),
         "predicted_twin": mean_posterior(twin),
         "predicted": mean_posterior(adapted) if adapted else None,
         "target": None if prior is None else named(prior.tolist()),

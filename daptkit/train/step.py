@@ -37,12 +37,19 @@ class Step(nn.Module):
         net: the model.
         methods: methods by name, in the order of ``-m``.
         packages: ``"package version"`` of each method, for messages.
+        split: whether source and target pass the network one after the other.
     """
 
     def __init__(
-        self, net: AdaptNet, methods: Mapping[str, Method], packages: Mapping[str, str]
+        self,
+        net: AdaptNet,
+        methods: Mapping[str, Method],
+        packages: Mapping[str, str],
+        *,
+        split: bool = False,
     ) -> None:
         super().__init__()
+        self.split = split
         self.net = net
         # The prefix keeps names such as 'keys' apart from ModuleDict's own.
         self.methods = nn.ModuleDict({f"method_{name}": m for name, m in methods.items()})
@@ -73,13 +80,13 @@ class Step(nn.Module):
         """Return the losses of one step.
 
         Source and target pass the model in one concatenated forward, so that normalisation layers
-        see both; the classification loss is the mean weighted by ``class_weights`` (K,).
+        see both, or, ``split``, one after the other, each normalised by itself; then running
+        statistics are the target's. The classification loss is the mean weighted by
+        ``class_weights`` (K,).
         """
         n_source = len(source.inputs)
-        inputs = (
-            source.inputs if target is None else torch.cat([source.inputs, target.inputs], dim=0)
-        )
-        logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+        other = None if target is None else target.inputs
+        logits, taps = self._pass(source.inputs, other, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
         source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
@@ -123,6 +130,21 @@ class Step(nn.Module):
             for key, value in self._method_losses(name, source_batch, target_batch, context):
                 losses[f"{name}/{key}"] = value
         return StepResult(losses, logs)
+
+    def _pass(
+        self, source: Tensor, target: Tensor | None, from_trunk: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits and taps of both domains, source first."""
+        if target is None or not self.split:
+            inputs = source if target is None else torch.cat([source, target])
+            logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+            return logits, taps
+        # The delivered model works at the target, whose statistics it shall hold.
+        with self.net.running_statistics_held():
+            logits_s, taps_s = self.net(source, self.layers, from_trunk=from_trunk)
+        logits_t, taps_t = self.net(target, self.layers, from_trunk=from_trunk)
+        taps = {name: torch.cat([taps_s[name], taps_t[name]]) for name in taps_s}
+        return torch.cat([logits_s, logits_t]), taps
 
     def _method_losses(
         self, name: str, source: DomainBatch, target: DomainBatch, context: StepContext

@@ -47,6 +47,7 @@ _IRRELEVANT = frozenset(
         "allow_patient_overlap",
         "cache",
         "report",
+        "from_scratch",
     }
 )
 _METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"
@@ -79,7 +80,7 @@ def obtain_twin(folder: RunFolder, maker: JobMaker) -> Twin:
     prepared = maker.prepared
     stored = _load(_place(maker), maker)
     if stored is not None:
-        maker.reporter.line("source-only twin: reused from an earlier run")
+        maker.reporter.line(f"{maker.label} twin: reused from an earlier run")
         net = stored.net.to(maker.precision.device)
         atomic_write(folder.metrics, stored.metrics)
         passes = SplitPasses(net, prepared.data, maker.precision)
@@ -112,7 +113,7 @@ def keep_twin(folder: RunFolder, maker: JobMaker, held_out: HeldOut) -> None:
             made.rename(final)
     except (OSError, DaptkitError) as error:
         if not final.exists():
-            maker.reporter.line(f"the source-only twin was not kept for further runs: {error}")
+            maker.reporter.line(f"the {maker.label} twin was not kept for further runs: {error}")
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -135,7 +136,7 @@ def _load(entry: Path, maker: JobMaker) -> _Stored | None:
         found = load(arrays)
         held_out = HeldOut(found["logits"], found["labels"], int(meta["folds"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, DaptkitError):
-        maker.reporter.line("source-only twin: the cached one is damaged and is trained again")
+        maker.reporter.line(f"{maker.label} twin: the cached one is damaged and is trained again")
         shutil.rmtree(entry, ignore_errors=True)
         return None
     return _Stored(net, metrics, held_out)

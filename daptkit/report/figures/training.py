@@ -40,6 +40,8 @@ def _plot(number: int, panel: Panel) -> Plot:
             marker="o" if len(values) <= FEW else None,
             markersize=4,
         )
+        for step in panel.marks[model]:
+            axes.axvline(step, color=MODEL_COLOURS[model], linewidth=0.9, linestyle=(0, (1, 2)))
     if panel.is_share:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))

@@ -53,6 +53,56 @@ def task_kept(report: Report) -> str:
     return f"{old}: adapting cost it some of the task at the source."
 
 
+def forgotten(report: Report) -> str:
+    """Say how much of the source's task the adapted model has forgotten."""
+    lost = report.get("forgotten")
+    if lost is None or lost["value"] is None:
+        return ""
+    points = number(100 * lost["value"], 1)
+    text = f"Forgotten at the source: {points} points of balanced accuracy"
+    if lost["low"] is None:
+        return f"{text}, the difference of both models on the same images."
+    ends = " to ".join(number(100 * lost[end], 1) for end in ("low", "high"))
+    unit = "patients" if lost["interval"] == "patient" else "images"
+    text += f" ({ends}; both models on the same resampled {unit})"
+    if lost["low"] > 0:
+        return f"{text}: a loss that chance does not explain."
+    if lost["high"] < 0:
+        return f"{text}: a gain that chance does not explain."
+    return f"{text}, which chance can explain."
+
+
+def from_scratch(report: Report) -> str:
+    """Compare the source-only model with one from random weights, where one was trained."""
+    scores = report.get("from_scratch")
+    if scores is None:
+        return ""
+    scratch, loaded = (
+        s["balanced_accuracy"] for s in (scores, report["source_validation"]["source-only"])
+    )
+    if scratch["value"] is None or loaded["value"] is None:
+        return "The network from random weights could not be scored."
+    text = (
+        "Trained on the source from random weights, the same network has a balanced accuracy of"
+        f" {with_interval(scratch)}; from the loaded weights, without adaptation,"
+        f" {with_interval(loaded)}"
+    )
+    gain = loaded["value"] - scratch["value"]
+    if abs(gain) <= KEPT or _overlap(scratch, loaded):
+        return f"{text}: no clear difference."
+    if gain > 0:
+        return f"{text}: the loaded weights help at the source."
+    return f"{text}: at the source the loaded weights do harm (negative transfer)."
+
+
+def _overlap(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> bool:
+    ends = [e.get(end) for e in (one, other) for end in ("low", "high")]
+    if None in ends:
+        return True
+    low_one, high_one, low_other, high_other = (e for e in ends if e is not None)
+    return high_one >= low_other and high_other >= low_one
+
+
 def _is_rough(estimate: Mapping[str, float | None]) -> bool:
     low, high = estimate.get("low"), estimate.get("high")
     return low is None or high is None or high - low > ROUGH

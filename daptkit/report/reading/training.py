@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from daptkit.assess.summary import unfrozen_text
 from daptkit.report.reading.names import MEANINGS, series_title
-from daptkit.report.reading.words import Report, is_adapted, number, percent, significant
+from daptkit.report.reading.words import (
+    LONG,
+    Report,
+    is_adapted,
+    number,
+    percent,
+    significant,
+)
 
 CHANCE = 0.5
 """Accuracy of a discriminator that cannot tell two equally frequent sites apart."""
@@ -43,6 +51,7 @@ class Panel:
         reading: what the curve says, one or two sentences.
         is_share: values lie in [0, 1] and are written as percentages.
         chance: value to mark as chance, if there is one.
+        marks: model -> steps after which a further stage of the backbone was trained.
     """
 
     key: str
@@ -52,6 +61,7 @@ class Panel:
     reading: str
     is_share: bool
     chance: float | None
+    marks: dict[str, list[float]]
 
 
 def panels(report: Report) -> list[Panel]:
@@ -118,6 +128,30 @@ def _panel(
         reading=reading,
         is_share=share,
         chance=CHANCE if discriminator else None,
+        marks={m: unfrozen_at(report["training"][m]) for m in lines},
+    )
+
+
+def unfrozen_at(training: Mapping[str, Any]) -> list[float]:
+    """Return the steps after which a training unfroze a stage."""
+    return [entry["step"] for entry in training.get("unfreeze", ()) if entry["stages"]]
+
+
+def unfreezing(report: Report) -> str:
+    """Say how gradual unfreezing went; nothing for another strategy."""
+    if report["run"]["finetune"] != "gradual":
+        return ""
+    told = [
+        f"{LONG[model].capitalize()}: {unfrozen_text(report['training'][model]['unfreeze'])}."
+        for model in report["models"]
+        if "unfreeze" in report["training"].get(model, {})
+    ]
+    return " ".join(
+        (
+            "Bottleneck and head were trained first, then stages of the backbone from the top, each"
+            " when the loss on the source’s validation images no longer improved (dotted lines).",
+            *told,
+        )
     )
 
 
