@@ -9,7 +9,7 @@ from daptkit.cli.main import run
 from daptkit.doctor import examine
 
 DRIVER = "#!/bin/sh\necho 570.86.15\n"
-FAKES = ("numpy", "scipy", "sklearn", "matplotlib", "umap")
+FAKES = ("numpy", "scipy", "sklearn", "matplotlib", "umap", "imagehash")
 """Slow modules that look well and are nothing; torch, torchvision and timm are faked apart."""
 
 TORCH = """
