@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 
 from daptkit.errors import DataError
-from daptkit.shift import divergences, knn_domain_accuracy, mmd2, proxy_a_distance
+from daptkit.shift import (
+    divergence,
+    divergences,
+    knn_domain_accuracy,
+    mmd2,
+    pairs,
+    proxy_a_distance,
+)
 
 
 def pair(n=300, m=250, d=8, move=0.0, seed=0):
@@ -120,3 +128,113 @@ def test_bad_input_is_a_data_error():
         divergences(np.zeros((20, 3)), np.zeros((20, 4)))
     with pytest.raises(DataError, match="NaN"):
         mmd2(np.full((20, 3), np.nan), np.zeros((20, 3)))
+
+
+MEASURES = [mmd2, proxy_a_distance, knn_domain_accuracy]
+
+
+@pytest.fixture
+def large_sample(monkeypatch):
+    """Any sample counts as a large one, and takes several blocks."""
+    monkeypatch.setattr(pairs, "_TILE", 64)
+    monkeypatch.setattr(pairs, "_PANEL", 5_000)
+
+    def switch(large):
+        monkeypatch.setattr(pairs, "EXACT_ROWS", 100 if large else 10_000)
+
+    return switch
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+@pytest.mark.parametrize("measure", [mmd2, knn_domain_accuracy])
+def test_blocks_in_float32_change_nothing_but_rounding(measure, mean, large_sample, monkeypatch):
+    monkeypatch.setattr(divergence, "bandwidth", lambda x, seed: 20.0)
+    x, y = pair(300, 250, move=0.3)
+    options = {"source_weights": np.linspace(0.1, 2.0, 300)} if measure is mmd2 else {}
+    found = {}
+    for large in (False, True):
+        large_sample(large)
+        found[large] = measure(x + mean, y + mean, **options)
+    assert found[True] == pytest.approx(found[False], abs=1e-8)
+
+
+def test_blocks_keep_patients_apart(large_sample):
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    x, y = (np.repeat(rng.normal(size=(20, 16)), 10, axis=0) for _ in range(2))
+    x, y = (v + 0.05 * rng.normal(size=v.shape) for v in (x, y))
+    large_sample(True)
+    assert knn_domain_accuracy(x, y) > 0.95
+    assert knn_domain_accuracy(x, y, source_groups=groups, target_groups=groups) < 0.7
+    one = np.zeros(200, dtype=int)
+    one[-3:] = 1  # patient 0 of a domain reaches 203 images of others
+    assert math.isnan(knn_domain_accuracy(x, y, source_groups=one, target_groups=one, k=301))
+
+
+def test_bandwidth_of_a_large_sample_is_near_the_median_of_all(large_sample):
+    x = np.vstack(pair(300, 250, move=0.3))
+    found = {}
+    for large in (False, True):
+        large_sample(large)
+        found[large] = pairs.bandwidth(x, seed=0)
+    assert found[True] != found[False]
+    assert found[True] == pytest.approx(found[False], rel=0.1)
+    mostly_equal = np.zeros((400, 2))
+    mostly_equal[0] = 3.0  # a draw of 100 rows may miss it
+    assert pairs.bandwidth(mostly_equal, seed=0) > 0
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_limit_is_the_number_of_images_of_a_domain(measure):
+    x, y = pair(1200, 1100, 3, move=0.4)
+    every = measure(x, y, limit=None)
+    assert measure(x, y, limit=5_000) == every
+    assert measure(x, y, limit=100) != every
+    assert measure(x, y, limit=100) == measure(x, y, limit=100, seed=0)
+    assert measure(x, y, limit=100) != measure(x, y, limit=100, seed=1)
+    assert math.isnan(measure(x, y, limit=14))
+
+
+def test_defaults_draw_images():
+    x, y = pair(2100, 2100, 2, move=0.4)
+    for measure, limit in ((mmd2, 1000), (knn_domain_accuracy, 1000), (proxy_a_distance, 2000)):
+        assert measure(x, y) == measure(x, y, limit=limit) != measure(x, y, limit=None)
+
+
+def test_memory_does_not_grow_with_pairs(monkeypatch):
+    """All 16 million pairs would take 64 MB in float32, their neighbours' indices 128 MB."""
+    monkeypatch.setattr(pairs, "_PANEL", 100_000)
+    x, y = pair(2000, 2000, 4)
+    for measure in (mmd2, knn_domain_accuracy):
+        measure(x, y, limit=300)
+        tracemalloc.start()
+        measure(x, y, limit=None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 40e6
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("splits", [2, 5])
+def test_folds_never_split_a_patient_and_spread_both_domains(splits, seed):
+    rng = np.random.default_rng(seed)
+    domain = np.repeat([0, 1], 200)
+    groups = np.concatenate([rng.integers(0, 12, 200), 100 + rng.geometric(0.2, 200).clip(max=9)])
+    sample = divergence._Pair(np.zeros((400, 1)), domain, groups)
+    fold = sample.folds(splits, seed)
+    for patient in np.unique(groups):
+        assert len(np.unique(fold[groups == patient])) == 1
+    for d in (0, 1):
+        largest = np.unique(groups[domain == d], return_counts=True)[1].max()
+        images = np.bincount(fold[domain == d], minlength=splits)
+        assert images.min() > 0
+        assert images.max() - images.min() <= largest
+
+
+def test_folds_of_single_images_are_equal():
+    domain = np.repeat([0, 1], 50)
+    sample = divergence._Pair(np.zeros((100, 1)), domain, np.arange(100))
+    fold = sample.folds(5, seed=0)
+    assert not np.array_equal(fold, sample.folds(5, seed=1))
+    for d in (0, 1):
+        assert np.bincount(fold[domain == d]).tolist() == [10] * 5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from daptkit.nn.moments import as_weights, centre_
+from daptkit.nn.moments import as_weights, centred
 from daptkit.nn.precision import full_precision
 
 _MIN_BANDWIDTH = 1e-12
@@ -25,8 +25,8 @@ class _Layer:
     """
 
     def __init__(self, x: Tensor, share: Tensor, powers: range, bandwidth: float | None) -> None:
-        self.z, mean = x, centre_(x, share)
-        self.norms = torch.linalg.vector_norm(x, dim=1).square()  # (N,)
+        self.z, mean = centred(x, share, out=x)
+        self.norms = torch.linalg.vector_norm(self.z, dim=1).square()  # (N,)
         if bandwidth is None:
             base = _mean_squared_distance(self.norms, mean, share)
         else:
