@@ -88,49 +88,41 @@ class _CovarianceDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, target: Tensor, ws: Tensor, wt: Tensor) -> Tensor:
-        roots, factors, defined = _roots(source, target, ws, wt)
-        difference = _difference(roots, len(source))
-        if _by_rows(roots):  # rounding may leave it below 0
-            distance = (difference * difference.T).sum().clamp_min(0.0)
-        else:
-            distance = torch.linalg.vector_norm(difference).square()
-        ctx.save_for_backward(source, target, ws, wt, 4.0 * defined * factors, roots, difference)
-        return torch.where(defined, distance, 0.0)
+        a, f_a, a_defined = _covariance_root(source, ws)
+        b, f_b, b_defined = _covariance_root(target, wt)
+        defined = a_defined & b_defined
+        products = _products(a, b)
+        norms = [torch.linalg.vector_norm(x).square() for x in products]
+        # ||A'A - B'B||^2 = ||AA'||^2 - 2 ||AB'||^2 + ||BB'||^2; rounding may leave it below 0.
+        distance = norms[0] if len(norms) == 1 else norms[0] - 2.0 * norms[1] + norms[2]
+        scale = 4.0 * defined
+        ctx.save_for_backward(source, target, ws, wt, scale * f_a, scale * f_b, a, b, *products)
+        return torch.where(defined, distance.clamp_min(0.0), 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        source, target, ws, wt, scale, roots, difference = ctx.saved_tensors
+        source, target, ws, wt, scale_a, scale_b, a, b, *products = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: it needs the inputs' graph
-            roots = _roots(source, target, ws, wt)[0]
-            difference = _difference(roots, len(source))
-        along = difference @ roots if _by_rows(roots) else roots @ difference
-        along.mul_((grads[0] * scale)[:, None])
-        return along[: len(source)], along[len(source) :], None, None
+            a, b = _covariance_root(source, ws)[0], _covariance_root(target, wt)[0]
+            products = _products(a, b)
+        if len(products) == 1:
+            along_a, along_b = a @ products[0], b @ products[0]
+        else:
+            aa, ab, bb = products
+            along_a = (aa @ a).addmm_(ab, b, alpha=-1.0)
+            along_b = (ab.T @ a).addmm_(bb, b, alpha=-1.0)
+        along_a.mul_((grads[0] * scale_a)[:, None])
+        along_b.mul_((-grads[0] * scale_b)[:, None])
+        return along_a, along_b, None, None
 
 
-def _roots(source: Tensor, target: Tensor, ws: Tensor, wt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the roots [A; B] (N + M, D), [f; -f] (N + M,), and whether both are defined."""
-    a, f_a, a_defined = _covariance_root(source, ws)
-    b, f_b, b_defined = _covariance_root(target, wt)
-    return torch.cat([a, b]), torch.cat([f_a, -f_b]), a_defined & b_defined
-
-
-def _by_rows(roots: Tensor) -> bool:
-    """Return whether inner products of rows take fewer multiplications than covariances."""
-    return roots.shape[0] < roots.shape[1]
-
-
-def _difference(roots: Tensor, n: int) -> Tensor:
-    """Return E = A'A - B'B (D, D), or H = [A; B] [A' -B'] with H [A; B] = [A; B] E.
-
-    H_ij H_ji adds up to ||A'A - B'B||^2 = ||AA'||^2 - 2 ||AB'||^2 + ||BB'||^2.
-    """
-    if _by_rows(roots):
-        products = roots @ roots.T
-        products[:, n:].neg_()
-        return products
-    a, b = roots[:n], roots[n:]
-    return (a.T @ a).addmm_(b.T, b, alpha=-1.0)
+def _products(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Return A'A - B'B (D, D), or AA', AB' and BB' where they take fewer multiplications."""
+    rows, features = a.shape[0] + b.shape[0], a.shape[1]
+    # Of forward and backward together: each gradient is a product with a root again.
+    if 2 * rows**2 - a.shape[0] * b.shape[0] < 2 * rows * features:
+        return a @ a.T, a @ b.T, b @ b.T
+    return ((a.T @ a).addmm_(b.T, b, alpha=-1.0),)
 
 
 @full_precision
