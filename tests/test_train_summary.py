@@ -85,3 +85,16 @@ def test_text_says_when_an_interval_is_image_level() -> None:
     assert "image-level" not in summary_text(figures(prior=prior))
     assert "image-level" in summary_text(figures(prior=prior, prior_interval="image"))
     assert "image-level" not in summary_text(figures(prior_interval="image"))
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ((0.05, 0.01, 0.09), "lost at the source by adapting: 0.050 (0.010 to 0.090)"),
+        ((-0.05, -0.15, 0.04), "gained at the source by adapting: 0.050 (-0.040 to 0.150)"),
+        ((0.05, None, None), "lost at the source by adapting: 0.050\n"),
+    ],
+)
+def test_text_says_what_adapting_cost_at_the_source(lost: tuple[Any, ...], words: str) -> None:
+    forgotten = dict(zip(("value", "low", "high"), lost, strict=True))
+    assert f"balanced accuracy {words}" in summary_text(figures(forgotten=forgotten))

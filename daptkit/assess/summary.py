@@ -140,8 +140,16 @@ def _collapse(check: Mapping[str, Any]) -> list[str]:
 def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
     if lost is None:
         return []
-    ends = "" if lost["low"] is None else f" ({_number(lost['low'])} to {_number(lost['high'])})"
-    return [f"lost at the source by adapting: {_number(lost['value'])}{ends}", ""]
+    # A loss below zero reads as its opposite unless it is called a gain.
+    sign, what = (1, "lost") if lost["value"] >= 0 else (-1, "gained")
+    ends = ""
+    if lost["low"] is not None:
+        low, high = sorted(sign * lost[end] for end in ("low", "high"))
+        ends = f" ({_number(low)} to {_number(high)})"
+    text = (
+        f"balanced accuracy {what} at the source by adapting: {_number(abs(lost['value']))}{ends}"
+    )
+    return [text, ""]
 
 
 def _unfreezing(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

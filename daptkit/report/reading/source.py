@@ -58,11 +58,14 @@ def forgotten(report: Report) -> str:
     lost = report.get("forgotten")
     if lost is None or lost["value"] is None:
         return ""
-    points = number(100 * lost["value"], 1)
-    text = f"Forgotten at the source: {points} points of balanced accuracy"
+    # A loss below zero reads as its opposite unless it is called a gain.
+    sign, what = (1, "Forgotten") if lost["value"] >= 0 else (-1, "Gained")
+    points = number(100 * abs(lost["value"]), 1)
+    text = f"{what} at the source: {points} points of balanced accuracy"
     if lost["low"] is None:
         return f"{text}, the difference of both models on the same images."
-    ends = " to ".join(number(100 * lost[end], 1) for end in ("low", "high"))
+    limits = sorted(sign * lost[end] for end in ("low", "high"))
+    ends = " to ".join(number(100 * limit, 1) for limit in limits)
     unit = "patients" if lost["interval"] == "patient" else "images"
     text += f" ({ends}; both models on the same resampled {unit})"
     if lost["low"] > 0:
