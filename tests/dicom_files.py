@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
+import pytest
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.utils import pack_bits
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -90,6 +94,36 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(dataset, path, syntax, preamble=preamble)
     return path
+
+
+def need_encoder(syntax: str) -> None:
+    """Skip a test that compresses by a syntax which nothing installed writes."""
+    if syntax == JPEGLSLossless:
+        pytest.importorskip("jpeg_ls")
+    if syntax == JPEG2000Lossless:
+        pytest.importorskip("openjpeg")
+
+
+def rewrite(path: Path, **elements: Any) -> Path:
+    """Change elements of a written file; ``None`` removes one."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        if value is None:
+            del dataset[keyword]
+        elif keyword == "TransferSyntaxUID":
+            dataset.file_meta.TransferSyntaxUID = value
+        else:
+            setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def lut(entries: list[int], first: int, bits: int) -> Dataset:
+    """Return an item of a LUT sequence that maps ``first`` and the values above it."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
+    item.add_new("LUTData", "US", entries)
+    return item
 
 
 def _describe_pixels(
