@@ -15,35 +15,9 @@ from manifest_sites import (
     Command,
     Rows,
     Sites,
-    adapting,
-    commands,
-    draw_sites,
     text_of,
-    trained,
     with_column,
 )
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
-    return draw_sites(tmp_path_factory.mktemp("sites"))
-
-
-@pytest.fixture(scope="module")
-def plain(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on faultless manifests."""
-    return trained(sites, tmp_path_factory.mktemp("plain") / "run")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return commands(capsys)
-
-
-@pytest.fixture
-def adapt(sites: Sites, tmp_path: Path, command: Command) -> Command:
-    return adapting(sites, tmp_path, command)
-
 
 Change = Callable[[Rows, Path], str | bytes]
 
