@@ -49,13 +49,11 @@ class FileIdentity:
         patient: identifier of the patient, empty where there is none.
         study: identifier of the examination, likewise.
         series: identifier of the series, likewise.
-        covariates: facts of the acquisition, by a name of :data:`COVARIATES`.
     """
 
     patient: str = field(default="", repr=False)
     study: str = field(default="", repr=False)
     series: str = field(default="", repr=False)
-    covariates: Mapping[str, str | float] = field(default_factory=dict)
 
 
 Reader: TypeAlias = Callable[[Path, int | None], DecodedImage]

@@ -78,17 +78,15 @@ def count_frames(path: Path, options: DicomOptions) -> int:
 
 
 def identify(path: Path) -> FileIdentity:
-    """Return which patient, study and series a file is of, and its covariates; from its header.
+    """Return which patient, study and series a file is of, from its header.
 
     Raises:
         DataError: no DICOM file, or a damaged header.
     """
     with _reasons(), open_dicom(path) as file:
-        elements = read_elements(file, (*_IDENTIFIERS, *_FACTS))
+        elements = read_elements(file, _IDENTIFIERS)
         patient, study, series = (_text(elements, keyword) for keyword in _IDENTIFIERS)
-        return FileIdentity(
-            patient=patient, study=study, series=series, covariates=_covariates(elements)
-        )
+        return FileIdentity(patient=patient, study=study, series=series)
 
 
 @contextmanager
