@@ -19,9 +19,9 @@ from daptkit.data.image import DecodedImage
 NEAR = 24
 """Most bits that differ between two images that look alike.
 
-Of 10.4 million pairs of chest X-rays of two patients none differs in fewer than 38 bits. JPEG of
-quality 80, a brightness 5% off and resizing to between 75% and 400% change at most 22 bits of a
-chest X-ray or a blood cell.
+Of 10.4 million pairs of chest X-rays of two patients none differs in fewer than 42 bits. JPEG of
+quality 50, a brightness 5% off and resizing to between 75% and 150% change at most 24 bits of a
+chest X-ray or a blood cell; resizing to 400% changed more in 1 of 115 X-rays.
 """
 
 SMALLEST = 16
@@ -31,6 +31,7 @@ WORDS = 4
 """64-bit words of a hash."""
 
 _EDGE = 16
+_TRANSFORMED = 64
 _GRID = 96
 _SHOWN = (1.0, 99.0)
 
@@ -45,7 +46,9 @@ def look_hash(image: DecodedImage) -> npt.NDArray[np.uint64]:
     array = image.array
     grid = even_grid(array if array.ndim == 2 else array[..., array.shape[-1] // 2], _GRID, _GRID)
     plane = Image.fromarray(np.ascontiguousarray(_shown(grid, image)))
-    bits = imagehash.phash(plane, hash_size=_EDGE).hash
+    # To the size that phash works in: its own filter costs more than the rest of the hash.
+    small = plane.resize((_TRANSFORMED, _TRANSFORMED), Image.Resampling.BOX)
+    bits = imagehash.phash(small, hash_size=_EDGE, highfreq_factor=_TRANSFORMED // _EDGE).hash
     return np.packbits(bits.reshape(-1)).view(np.uint64)
 
 
