@@ -119,7 +119,7 @@ def test_unfreezing_keeps_momentum_and_moves_the_new_stage(
     scripted(monkeypatch, [1.0, 1.0, 1.0])
     job, _ = make_job(gradual(tmp_path, opt=opt, layer_decay=0.5))
     trainer = Trainer(job)
-    optimizer, head = trainer.optimizer, job.net.head.weight
+    optimizer, head = trainer.updater.optimizer, job.net.head.weight
     start = {n: p.detach().clone() for n, p in job.net.backbone.named_parameters()}
     held: list[tuple[int, float]] = []
 
@@ -131,7 +131,7 @@ def test_unfreezing_keeps_momentum_and_moves_the_new_stage(
 
     optimizer.register_step_pre_hook(spy)
     trainer.run()
-    assert trainer.optimizer is optimizer
+    assert trainer.updater.optimizer is optimizer
     assert [step for step, norm in held if norm > 0] == [100, 101]
     names = {id(p): n for n, p in job.net.backbone.named_parameters()}
     with_state = {names[id(p)] for p in optimizer.state if id(p) in names}

@@ -58,13 +58,13 @@ def test_every_group_gets_its_own_rate(tmp_path: Path, opt: str) -> None:
     config = tiny_config(tmp_path, backbone_lr_scale=0.1, lr=0.02, opt=opt)
     job, _ = make_job(config, in_process(Critic))
     trainer = Trainer(job)
-    set_learning_rate(trainer.optimizer, 0.02, 0.5)
+    set_learning_rate(trainer.updater.optimizer, 0.02, 0.5)
     scales = {"head": 1.0, "backbone": 0.1}
     critic = iter([0.25, 1.0])
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.updater.optimizer.param_groups:
         scale = scales.get(group["name"]) or next(critic)
         assert group["lr"] == pytest.approx(0.02 * 0.5 * scale), group["name"]
-    held = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
+    held = {id(p) for g in trainer.updater.optimizer.param_groups for p in g["params"]}
     assert held == {id(p) for p in trainer.module.parameters()}
 
 
@@ -81,10 +81,10 @@ def test_layer_decay_is_the_rate_that_each_layer_is_stepped_with(
 
     def spy(*_: Any) -> None:
         names = {id(p): n for n, p in trainer.module.named_parameters()}
-        groups = trainer.optimizer.param_groups
+        groups = trainer.updater.optimizer.param_groups
         rates.append({names[id(p)]: g["lr"] for g in groups for p in g["params"]})
 
-    trainer.optimizer.register_step_pre_hook(spy)
+    trainer.updater.optimizer.register_step_pre_hook(spy)
     trainer.run()
     scales = {"fc1": 0.2, "conv2": 0.1, "conv1": 0.05}
     for step in (0, 13, 25, 49):
@@ -142,7 +142,7 @@ def test_gradients_are_clipped_to_the_given_norm(tmp_path: Path, clip: float | N
         grads = [p.grad for p in trainer.module.parameters()]
         norms.append(float(torch.stack([g.double().square().sum() for g in grads]).sum().sqrt()))
 
-    trainer.optimizer.register_step_pre_hook(spy)
+    trainer.updater.optimizer.register_step_pre_hook(spy)
     trainer.run()
     assert len(norms) == 50
     if clip is None:

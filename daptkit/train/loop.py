@@ -13,19 +13,20 @@ from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
-from daptkit.train.checks import check_gradients, check_losses, check_scale, check_weights
+from daptkit.train.checks import check_weights
 from daptkit.train.context import EpochContext, validation_values
 from daptkit.train.device import derive_seed
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.gradual import Gradual
-from daptkit.train.guard import methods_guard, plugin_guard
+from daptkit.train.guard import plugin_guard
 from daptkit.train.inference import SplitPasses
 from daptkit.train.job import FitResult, Job
-from daptkit.train.optim import build_optimizer, schedule_factor, set_learning_rate
+from daptkit.train.optim import schedule_factor
 from daptkit.train.report import method_reports
 from daptkit.train.roles import Roles
 from daptkit.train.signals import StopRequest, stop_on_signals
-from daptkit.train.step import Step, StepResult
+from daptkit.train.step import Step
+from daptkit.train.update import Updater
 from daptkit.train.window import Window
 
 MIN_EPOCHS, MIN_STEPS = 4, 500
@@ -42,10 +43,7 @@ class Trainer:
         self.module = Step(job.net, job.methods, job.packages, split=config.bn == "split")
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
-        self.optimizer = build_optimizer(
-            job.net, job.methods, job.packages, config, job.backbone_scale
-        )
-        self.scaler = job.precision.new_scaler()
+        self.updater = Updater(job)
         self.roles = Roles(job.owners, job.methods, job.packages, data.task)
         self.per_epoch = steps_per_epoch(
             len(data.train_rows), len(data.target_rows), config.batch_size
@@ -58,7 +56,6 @@ class Trainer:
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._unchecked = dict(job.methods)
         self._passes: SplitPasses | None = None
         self.metrics = self._continue()
 
@@ -139,7 +136,7 @@ class Trainer:
         generator.manual_seed(derive_seed(config.seed, self.step, 3))
         progress = self.step / self.total
         factor = schedule_factor(config.sched, progress)
-        set_learning_rate(self.optimizer, config.lr, factor)
+        self.updater.set_rate(factor)
         with self.job.precision.autocast():
             result = self.module(
                 source,
@@ -151,7 +148,7 @@ class Trainer:
                 from_trunk=self.job.data.from_trunk,
                 generator=generator,
             )
-        self._update(result)
+        self.updater.apply(result, self.step)
         self.window.add(result.losses, result.logs)
         self.step += 1
         if self._logs_now:
@@ -162,29 +159,6 @@ class Trainer:
     @property
     def _logs_now(self) -> bool:
         return self.step % self.job.config.log_interval == 0
-
-    def _update(self, result: StepResult) -> None:
-        # A read from a GPU stalls it, so there losses are checked at log steps only; before
-        # anything is saved, the weights are checked as well.
-        if self.device.type == "cpu" or (self.step + 1) % self.job.config.log_interval == 0:
-            check_losses(result.losses, self.step)
-            check_scale(self.scaler, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with methods_guard(self.job.packages, "the backward pass"):
-            torch.autograd.backward(self.scaler.scale(result.total))
-        self._check_gradients(result)
-        if self.job.config.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.job.config.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def _check_gradients(self, result: StepResult) -> None:
-        """Check each method at the first step at which it returns a loss."""
-        active = {key.split("/")[0] for key in result.losses if "/" in key}
-        for name in sorted(active & self._unchecked.keys()):
-            check_gradients(name, self._unchecked.pop(name), self.job.packages[name])
 
     def _log(self, progress: float, rate: float) -> None:
         values = self.window.take()
@@ -265,8 +239,7 @@ class Trainer:
                 "identity": self.job.identity,
                 "step": self.step,
                 "module": module_state(self.module, self.job.data.from_trunk),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.updater.state(),
                 "class_weights": self.class_weights,
                 "target_prior": self.target_prior,
                 "metrics_position": self.metrics.position,
@@ -290,8 +263,8 @@ class Trainer:
                 "--resume: the images or labels have changed since the run was started; start"
                 " again in a new --out."
             )
-        load_states(self.module, self.optimizer, state, self.job.data.from_trunk)
-        self.scaler.load_state_dict(state["scaler"])
+        load_states(self.module, self.updater.optimizer, state, self.job.data.from_trunk)
+        self.updater.load_state(state)
         self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
         self.step = int(state["step"])
         self.window = Window.from_state(state["window"], self.device)
