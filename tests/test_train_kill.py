@@ -45,6 +45,7 @@ def save(path, content):
     global saves
     saves += 1
     if (where, count) == ("save", saves):
+        path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent / f".{path.name}.cut").write_bytes(content[: len(content) // 2])
         die()
     write(path, content)
