@@ -72,6 +72,7 @@ class AdaptConfig:
         "The site's own classifier with its head: a daptkit model folder, or a timm state dict.",
         metavar="MODEL",
     )
+    trust: bool = option(False, "Load a weights file that carries Python objects; code in it runs.")
     classes: str | None = option(
         None, "Class names of a timm state dict's head, comma-separated.", metavar="A,B,..."
     )

@@ -149,6 +149,38 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not flag.exists()
 
 
+def test_a_trusted_file_may_carry_objects(tmp_path: Path) -> None:
+    flag = tmp_path / "run"
+    torch.save({"state_dict": classifier(), "x": Bomb(flag)}, tmp_path / "objects.pth")
+    report = load_backbone_weights(tiny_net(), tmp_path / "objects.pth", trust=True)
+    assert flag.exists()
+    assert report.matched == report.total
+    net = tiny_net()
+    torch.save(net.backbone, tmp_path / "module.pth")
+    with pytest.raises(DataError, match=r"--trust if you trust its origin"):
+        load_backbone_weights(tiny_net(), tmp_path / "module.pth")
+    again = tiny_net()
+    load_backbone_weights(again, tmp_path / "module.pth", trust=True)
+    for name, value in net.backbone.state_dict().items():
+        assert torch.equal(value, again.backbone.state_dict()[name]), name
+
+
+def test_torch_files_need_trust_under_a_torch_that_could_run_their_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(classifier(), tmp_path / "w.pth")
+    save_file(classifier(), tmp_path / "w.safetensors")
+    for version, refused in (("2.9.1+cu128", True), ("2.10.0", False), ("2.14.0+cpu", False)):
+        monkeypatch.setattr(torch, "__version__", version)
+        load_backbone_weights(tiny_net(), tmp_path / "w.safetensors")
+        load_backbone_weights(tiny_net(), tmp_path / "w.pth", trust=True)
+        if refused:
+            with pytest.raises(DataError, match=r"Update torch to 2\.10 or newer.*--trust"):
+                load_backbone_weights(tiny_net(), tmp_path / "w.pth")
+        else:
+            load_backbone_weights(tiny_net(), tmp_path / "w.pth")
+
+
 def damaged_files(folder: Path) -> dict[str, Path]:
     save_file(classifier(), folder / "whole.safetensors")
     torch.save(classifier(), folder / "whole.pth")

@@ -252,3 +252,16 @@ def test_seeds_of_different_streams_differ() -> None:
     assert (
         not Precision(torch.device("cpu"), enabled=True, dtype="bfloat16").new_scaler().is_enabled()
     )
+
+
+def test_a_weights_file_with_objects_is_loaded_only_where_the_run_trusts_it(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    net = network_source(tiny_config(tmp_path), ("0", "1", "2")).template
+    torch.save({"state_dict": net.backbone.state_dict(), "args": Path("x")}, weights)
+    head = {"init_from": str(weights), "classes": "0,1,2"}
+    for values in (head, {"pretrained_path": str(weights)}):
+        with pytest.raises(DataError, match="could run code when loaded"):
+            network_source(tiny_config(tmp_path, **values), ("0", "1", "2"))
+    trusting = tiny_config(tmp_path, pretrained_path=str(weights), trust=True)
+    loaded = network_source(trusting, ("0", "1", "2")).weights
+    assert loaded is not None and not loaded.missing

@@ -35,6 +35,7 @@ SECTIONS = {
         "pretrained",
         "pretrained_path",
         "init_from",
+        "trust",
         "classes",
         "img_size",
         "in_chans",

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from daptkit.errors import DataError
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights; the averaged ones first, as timm does."""
+
+SAFE_TORCH = Version("2.10")
+"""First torch whose ``torch.load(weights_only=True)`` is not known to run code of a file."""
 
 _UNREADABLE = (
     pickle.UnpicklingError,
@@ -67,19 +71,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read named tensors, without running any code that the file may carry.
+def read_state_dict(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
+    """Read named tensors, without running any code that the file may carry, unless trusted.
 
     Args:
         path: safetensors, or a torch file that ``torch.load(weights_only=True)`` accepts, with
             the weights at the top or under one of :data:`WRAPPERS`.
+        trust: also read a torch file that carries Python objects, whose code runs then, and torch
+            files at all under a torch older than :data:`SAFE_TORCH`.
 
     Raises:
         DataError: missing, empty, truncated, an HTML page, a pickle with code, or no tensors.
     """
     head = _read_head(path)
     # safetensors: 8 bytes of header length, then the header's opening brace.
-    content = _load_safetensors(path) if head[8:9] == b"{" else _load_torch(path)
+    content = _load_safetensors(path) if head[8:9] == b"{" else _load_torch(path, trust)
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     while isinstance(content, Mapping):
         inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
@@ -129,18 +137,24 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_torch(path: Path) -> Any:
+def _load_torch(path: Path, trust: bool) -> Any:
+    if not trust and Version(torch.__version__) < SAFE_TORCH:
+        raise DataError(
+            f"weights file {path}: torch {torch.__version__} may run code that a torch file "
+            f"carries. Update torch to {SAFE_TORCH} or newer, save the weights as safetensors, or "
+            "give --trust if you trust their origin."
+        )
     try:
         # timm's own checkpoints carry their arguments as a Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle's age
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "Unsupported" in str(error):
             raise DataError(
                 f"weights file {path}: refused, it carries Python objects beside tensors and "
-                "could run code when loaded. If you trust its origin, save its state_dict() as "
-                "safetensors."
+                "could run code when loaded. Save its state_dict() as safetensors, or give --trust "
+                "if you trust its origin."
             ) from error
         raise _damaged(path, error) from error
     except _UNREADABLE as error:

@@ -31,6 +31,7 @@ def init_from(
     std: Sequence[float] = (),
     dropout: float = 0.0,
     factories: Factories | None = None,
+    trust: bool = False,
 ) -> tuple[AdaptNet, ModelConfig, tuple[str, ...], WeightsReport]:
     """Load a whole classifier: a daptkit model folder, or a timm state dict with its head.
 
@@ -49,6 +50,7 @@ def init_from(
         std: its input deviation.
         dropout: before the head, in [0, 1).
         factories: backbones of plugins by name.
+        trust: of a state dict, as for :func:`daptkit.model.files.read_state_dict`.
 
     Returns:
         The network, its configuration, its classes and what was loaded.
@@ -61,7 +63,7 @@ def init_from(
     if folder is not None:
         return _from_folder(folder, classes, dropout, factories)
     path = Path(path)
-    tensors = read_state_dict(path)
+    tensors = read_state_dict(path, trust=trust)
     if not classes:
         raise UsageError(
             "--init-from with a state dict needs --classes, the class names in the order of its "

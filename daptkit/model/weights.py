@@ -32,19 +32,20 @@ WRAPPER_NAMES = (
 """Names that wrappers (DataParallel, torch.compile, Lightning, daptkit) put before a tensor's."""
 
 
-def load_backbone_weights(net: AdaptNet, path: str | Path) -> WeightsReport:
+def load_backbone_weights(net: AdaptNet, path: str | Path, *, trust: bool = False) -> WeightsReport:
     """Load the backbone's tensors from a local file; the classifier's are ignored and reported.
 
     Args:
         net: network whose backbone is filled in place.
         path: safetensors or a timm state dict.
+        trust: as for :func:`daptkit.model.files.read_state_dict`.
 
     Raises:
         DataError: the file is not readable, holds values that are not finite, or fewer than 90 %
             of the backbone's tensors match in name and shape.
     """
     path = Path(path)
-    return fill_backbone(net, strip_prefix(net, read_state_dict(path)), path)
+    return fill_backbone(net, strip_prefix(net, read_state_dict(path, trust=trust)), path)
 
 
 def fill_backbone(net: AdaptNet, tensors: Mapping[str, Tensor], path: Path) -> WeightsReport:

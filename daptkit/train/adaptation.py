@@ -32,7 +32,7 @@ from daptkit.train.twin import keep_twin, obtain_twin
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
 # Options that may differ between a run and its continuation.
-_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache"})
+_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache", "trust"})
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
             std=config.std,
             dropout=config.dropout,
             factories=plugin_backbones(),
+            trust=config.trust,
         )
         _check_classes(owned, classes)
         classes, conversion = owned, _stored_conversion(config.init_from)
@@ -107,7 +108,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
         )
         net = build_model(model_config, pretrained=config.pretrained, factories=plugin_backbones())
         if config.pretrained_path:
-            weights = load_backbone_weights(net, config.pretrained_path)
+            weights = load_backbone_weights(net, config.pretrained_path, trust=config.trust)
     loaded = bool(given)
     apply_strategy(net, config, loaded=loaded)
     scale = config.backbone_lr_scale

@@ -40,6 +40,7 @@ _IRRELEVANT = frozenset(
         "resume",
         "pretrained_path",
         "init_from",
+        "trust",
         "skip_unreadable",
         "frames",
         "window",
