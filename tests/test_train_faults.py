@@ -1,0 +1,192 @@
+"""Faults in the middle of a run: one clear line, and after the repair it continues bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from daptkit import run as run_module
+from daptkit.config import AdaptConfig
+from daptkit.errors import DaptkitError, NonFiniteLossError, PluginError
+from daptkit.method import Method
+from daptkit.run import MetricsLog, RunFolder
+from daptkit.train import adaptation
+from daptkit.train.checkpoint import load_checkpoint
+from daptkit.train.loop import Trainer
+from fakes import in_process, make_job, tiny_config, write_npz
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+
+
+class Pull(Method):
+    """A sound method that draws random numbers."""
+
+    def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        shake = torch.rand((), generator=ctx.generator)
+        return {"pull": (target.features.mean() - source.features.mean()).square() * shake}
+
+
+def configuration(folder: Path) -> AdaptConfig:
+    return tiny_config(folder, epochs=2, dropout=0.2, aug="digits")
+
+
+def train(folder: Path, factory: type[Method] = Pull) -> tuple[bytes, dict[str, torch.Tensor]]:
+    """Train, or continue, 100 steps in two epochs; return metrics and weights."""
+    job, _ = make_job(configuration(folder), in_process(factory))
+    Trainer(job).run()
+    assert job.folder is not None
+    return job.folder.metrics.read_bytes(), job.net.state_dict()
+
+
+def assert_continues(folder: Path, whole: Path) -> None:
+    """Continue a broken run, and compare it to one that was never broken."""
+    metrics, weights = train(folder)
+    whole_metrics, whole_weights = train(whole)
+    assert metrics == whole_metrics
+    for name, value in whole_weights.items():
+        assert torch.equal(weights[name], value), name
+
+
+class Fails(Pull):
+    """Raises at step 64 or in the hook that ``where`` names, in the second epoch."""
+
+    where = ""
+
+    def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        if self.where == "losses" and ctx.step == 64:
+            raise KeyError("centroid")
+        found = super().losses(source, target, ctx)
+        if ctx.step == 64 and self.where == "nan":
+            found["pull"] = found["pull"] * float("nan")
+        if ctx.step == 64 and self.where == "nan gradient":
+            # The root's slope at 0 is infinite: the loss is finite, its gradient is not.
+            found["root"] = (0.0 * target.features).sum().sqrt()
+        return found
+
+    def on_epoch_end(self, ctx: Any) -> None:
+        if self.where == "on_epoch_end" and ctx.epoch == 2:
+            raise KeyError("centroid")
+
+    def on_fit_end(self, ctx: Any) -> None:
+        if self.where == "on_fit_end":
+            raise KeyError("centroid")
+
+
+@pytest.mark.parametrize("where", ["losses", "on_epoch_end", "on_fit_end"])
+def test_a_plugin_that_raises_is_named_and_nothing_is_lost(tmp_path: Path, where: str) -> None:
+    broken = type("Broken", (Fails,), {"where": where})
+    said = rf"'fake' \(daptkit-fake 1\.2\) failed in {where}\(\): KeyError: 'centroid'"
+    with pytest.raises(PluginError, match=said) as caught:
+        train(tmp_path / "cut", broken)
+    assert caught.value.exit_code == 4
+    state, _ = load_checkpoint(tmp_path / "cut" / "run" / "checkpoints")
+    assert state is not None
+    assert state["step"] == (100 if where == "on_fit_end" else 50)
+    assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("where", ["nan", "nan gradient"])
+def test_numbers_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path, where: str) -> None:
+    with pytest.raises(NonFiniteLossError, match="the last good state is kept in checkpoints/"):
+        train(tmp_path / "cut", type("Broken", (Fails,), {"where": where}))
+    state, _ = load_checkpoint(tmp_path / "cut" / "run" / "checkpoints")
+    assert state is not None
+    assert state["step"] == 50
+    assert all(v.isfinite().all() for v in state["module"].values())
+    assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_during_a_save_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, saves = run_module.os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal saves
+        saves += Path(f"/proc/self/fd/{handle}").readlink().name.startswith(".last.ckpt.")
+        if saves == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DaptkitError, match=r"last\.ckpt': No space left.*Free space") as caught:
+            train(tmp_path / "cut")
+    assert caught.value.exit_code == 1
+    checkpoints = tmp_path / "cut" / "run" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["previous.ckpt"]
+    assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_under_the_metrics_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = MetricsLog.write
+
+    def full(self: MetricsLog, entry: Any) -> None:
+        write(self, entry)
+        if entry["step"] == 70:
+            with run_module.writing(self._path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", full)
+        with pytest.raises(DaptkitError, match=r"metrics\.jsonl': No space left"):
+            train(tmp_path / "cut")
+    assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_out_on_a_file_system_that_cannot_be_written(tmp_path: Path) -> None:
+    # Permissions do not bind the superuser; this file system binds everybody.
+    out = Path("/proc/daptkit-run")
+    with pytest.raises(DaptkitError, match=r"cannot write '/proc/daptkit-run'") as caught:
+        adaptation.run_adaptation(tiny_config(tmp_path, out=str(out)), None)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 1
+
+
+def test_a_second_run_on_a_folder_ends_and_leaves_the_first_alone(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    folder = RunFolder(config.out)
+    folder.open_for_writing(resume=False)
+    with folder.locked():
+        folder.config.write_text("of the first")
+        with pytest.raises(DaptkitError, match="another process is writing"):
+            adaptation.run_adaptation(replace(config, resume=True), None)  # type: ignore[arg-type]
+        assert folder.config.read_text() == "of the first"
+        assert {path.name for path in folder.root.iterdir()} == {".lock", "run.toml"}
+
+
+@pytest.mark.parametrize(("n_source", "n_target"), [(30, 450), (450, 30), (5, 90)])
+def test_both_domains_are_seen_wholly_however_their_sizes_differ(
+    tmp_path: Path, n_source: int, n_target: int
+) -> None:
+    write_npz(tmp_path / "source.npz", n=n_source, seed=1)
+    write_npz(tmp_path / "target.npz", n=n_target, seed=2, contrast=0.6)
+    seen: dict[str, list[int]] = {"source": [], "target": []}
+
+    class Watch(Method):
+        def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+            assert len(source) == len(target) == 8  # a batch larger than a domain repeats it
+            seen["source"] += source.index.tolist()
+            seen["target"] += target.index.tolist()
+            return {}
+
+    config = tiny_config(tmp_path, epochs=1)
+    job, _ = make_job(config, in_process(Watch))
+    trainer = Trainer(job)
+    trainer.run()
+    assert trainer.step == max(50, -(-max(n_source, n_target) // 8))
+    for name, rows in (("source", job.data.train_rows), ("target", job.data.target_rows)):
+        counts = np.bincount(seen[name], minlength=max(rows) + 1)[rows]
+        assert counts.min() >= 1
+        assert counts.max() - counts.min() <= 1
