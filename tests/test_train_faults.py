@@ -14,11 +14,12 @@ import torch
 
 from daptkit import run as run_module
 from daptkit.config import AdaptConfig
-from daptkit.errors import DaptkitError, NonFiniteLossError, PluginError
+from daptkit.errors import DaptkitError, NonFiniteLossError, PluginError, UsageError
 from daptkit.method import Method
 from daptkit.run import MetricsLog, RunFolder
 from daptkit.train import adaptation
 from daptkit.train.checkpoint import load_checkpoint
+from daptkit.train.guard import batchnorm_guard
 from daptkit.train.loop import Trainer
 from fakes import in_process, make_job, tiny_config, write_npz
 
@@ -190,3 +191,16 @@ def test_both_domains_are_seen_wholly_however_their_sizes_differ(
         counts = np.bincount(seen[name], minlength=max(rows) + 1)[rows]
         assert counts.min() >= 1
         assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("bn", ["joint", "split"])
+def test_one_value_per_channel_is_too_little_for_batchnorm(tmp_path: Path, bn: str) -> None:
+    config = tiny_config(tmp_path, model="test_resnet", batch_size=1, bn=bn)
+    job, _ = make_job(config, *([in_process(Pull)] if bn == "split" else []))
+    with pytest.raises(UsageError, match="--batch-size 2 or more, or --bn frozen"):
+        Trainer(job).run()
+
+
+def test_other_errors_of_value_keep_their_words() -> None:
+    with pytest.raises(ValueError, match=r"^shapes$"), batchnorm_guard():
+        raise ValueError("shapes")

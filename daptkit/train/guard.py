@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from daptkit.errors import DaptkitError, PluginError
+from daptkit.errors import DaptkitError, PluginError, UsageError
 
 
 @contextlib.contextmanager
@@ -52,6 +52,24 @@ def memory_guard(advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DaptkitError(f"out of memory; {advice}.") from error
+
+
+@contextlib.contextmanager
+def batchnorm_guard() -> Iterator[None]:
+    """Turn BatchNorm's refusal of a single value per channel into one line.
+
+    Raises:
+        UsageError: a batch is too small for the network's BatchNorm.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "--batch-size 1 is too small: a BatchNorm layer has one value per channel, which has no"
+            " variance. Use --batch-size 2 or more, or --bn frozen."
+        ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

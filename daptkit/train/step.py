@@ -14,7 +14,7 @@ from daptkit.method import DomainBatch, Method, StepContext
 from daptkit.model import AdaptNet
 from daptkit.nn import weighted_mean
 from daptkit.train.domains import DomainInputs
-from daptkit.train.guard import plugin_guard
+from daptkit.train.guard import batchnorm_guard, plugin_guard
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Step(nn.Module):
         """
         n_source = len(source.inputs)
         other = None if target is None else target.inputs
-        logits, taps = self._pass(source.inputs, other, from_trunk)
+        with batchnorm_guard():
+            logits, taps = self._pass(source.inputs, other, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
         source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
