@@ -137,6 +137,8 @@ def test_training_reads_views_and_whole_splits_are_passed_plain(tmp_path: Path) 
         match = torch.stack([torch.isclose(inputs, k, atol=1e-5).all(1) for k in known])
         assert match.sum(0).tolist() == [1] * len(rows)
         assert 0.3 < match[0].float().mean() < 0.7
+        taken = {(row, bool(first)) for row, first in zip(rows.tolist(), match[0], strict=True)}
+        assert len(taken) > len(set(rows.tolist())), "a row takes another view at another step"
         # A later start sees what an uninterrupted run sees.
         later = next(
             training_batches(
