@@ -124,8 +124,11 @@ class AdaptConfig:
     clip_grad: float | None = option(None, "Largest gradient norm.", low=1e-8)
     aug: str = option(
         "auto",
-        "Augmentation preset; auto chooses by the images, none when frozen.",
+        "Augmentation preset; auto chooses by the images, none when frozen without views.",
         choices=AUGMENTATIONS,
+    )
+    trunk_views: int = option(
+        0, "Augmented views of an image that a frozen run caches and trains on.", low=0, high=1000
     )
     seed: int = option(0, "Seed of everything random.", low=0, high=2**31 - 1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")

@@ -52,9 +52,14 @@ def test_a_split_is_passed_once_for_each_state_of_the_model(
     job, _ = make_job(config, in_process(Curious), in_process(Curious, "other"))
     result = Trainer(job).run()
     states = 3  # the start and the end of each epoch
-    assert counted == {90: 2 * states, 30: states}
-    run_passes(result.passes)
-    assert counted == {90: 2 * states, 30: states, 150: 1}  # the whole target, its tests included
+    # At the end the target is passed as a whole, its tests included, for what is delivered.
+    once = {90: 2 * states - 1, 30: states, 150: 1}
+    assert counted == once
+    delivered = run_passes(result.passes)
+    assert counted == once
+    logits, taps = result.passes.of("target", ("features", "logits"))
+    assert torch.equal(logits.double(), torch.from_numpy(delivered.target_logits[:90]))
+    assert len(taps["features"]) == 90
 
 
 def test_further_layers_cost_one_more_pass(tmp_path: Path, counted: Counter[int]) -> None:
@@ -68,6 +73,19 @@ def test_further_layers_cost_one_more_pass(tmp_path: Path, counted: Counter[int]
     with torch.no_grad():
         trunk = job.net.eval().trunk(job.data.source.images.batch(job.data.val_rows))
     torch.testing.assert_close(more[1]["trunk"], trunk)
+
+
+def test_layers_that_were_asked_for_come_with_the_first_pass_of_the_next_state(
+    tmp_path: Path, counted: Counter[int]
+) -> None:
+    class Late(Method):
+        def on_epoch_end(self, ctx: Any) -> None:
+            ctx.predict("source_val")
+            assert ctx.predict("source_val", ("trunk", "features")).taps["trunk"].shape[0] == 30
+
+    job, _ = make_job(tiny_config(tmp_path, epochs=4), in_process(Late))
+    Trainer(job).run()
+    assert counted == {30: 4 + 1}
 
 
 def test_hooks_see_a_model_in_eval_mode_and_no_target_labels(tmp_path: Path) -> None:
@@ -149,9 +167,19 @@ def test_what_is_delivered_is_in_full_precision(tmp_path: Path) -> None:
     mixed = Precision(torch.device("cpu"), enabled=True, dtype="bfloat16")
     rough = SplitPasses(job.net, job.data, mixed).of("source_val")[0]
     exact = SplitPasses(job.net, job.data, full_precision(torch.device("cpu"))).of("source_val")[0]
-    delivered = run_passes(SplitPasses(job.net, job.data, mixed))
+    with pytest.raises(ValueError, match="a model in training"):
+        run_passes(SplitPasses(job.net, job.data, mixed))
+    delivered = run_passes(SplitPasses(job.net, job.data, mixed, delivered=True))
     assert not torch.equal(rough, exact)
     assert torch.equal(torch.from_numpy(delivered.val_logits), exact.double())
+
+
+def test_mixed_precision_costs_no_second_pass_of_what_is_delivered(
+    tmp_path: Path, counted: Counter[int]
+) -> None:
+    job, _ = make_job(tiny_config(tmp_path, epochs=1, amp=True), in_process(Curious))
+    run_passes(Trainer(job).run().passes)
+    assert counted == {90: 2 + 1, 30: 2, 150: 1}
 
 
 def test_means_are_taken_over_the_steps_that_had_a_value(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ SECTIONS = {
         "weight_decay",
         "clip_grad",
         "aug",
+        "trunk_views",
         "seed",
         "device",
         "amp",

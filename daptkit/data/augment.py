@@ -21,6 +21,9 @@ _SMALL = 64
 _GREY_SAMPLE = 32
 _GREY_TOLERANCE = 0.02
 
+N_DRAWS = 7
+"""Random numbers that decide what becomes of one image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AffineRange:
@@ -78,12 +81,19 @@ class Augment:
         self.preset = preset
         self.ranges = PRESETS[preset]
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        draws: Tensor | None = None,
+    ) -> Tensor:
         """Return changed images.
 
         Args:
             images: (N, C, H, W), H = W, uint8 or floats in [0, 1].
             generator: the only source of randomness.
+            draws: (:data:`N_DRAWS`, N) numbers in [0, 1) that decide instead of the generator.
 
         Returns:
             (N, C, H, W) floats in [0, 1] on the same device; a type of its own is kept.
@@ -91,7 +101,10 @@ class Augment:
         if self.ranges is None or not len(images):
             return to_float(images)
         images = to_float(images)
-        theta = affine_maps(self.ranges, len(images), images, generator)
+        if draws is None:
+            theta = affine_maps(self.ranges, len(images), images, generator)
+        else:
+            theta = maps_of(self.ranges, draws.to(images))
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         if self.ranges.reflect:
             return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -104,9 +117,7 @@ class Augment:
 def affine_maps(
     ranges: AffineRange, count: int, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Draw maps from output to input coordinates in [-1, 1], (N, 2, 3).
-
-    x_in = R(angle) [[1, tan(shear)], [0, 1]] diag(flip / scale) x_out + shift.
+    """Draw maps from output to input coordinates in [-1, 1], (N, 2, 3); see :func:`maps_of`.
 
     Args:
         ranges: what to draw from.
@@ -115,7 +126,18 @@ def affine_maps(
         generator: source of randomness.
     """
     device = like.device if generator is None else generator.device
-    draws = torch.rand(7, count, generator=generator, device=device).to(like)
+    return maps_of(ranges, torch.rand(N_DRAWS, count, generator=generator, device=device).to(like))
+
+
+def maps_of(ranges: AffineRange, draws: Tensor) -> Tensor:
+    """Return the maps (N, 2, 3) that random numbers stand for.
+
+    x_in = R(angle) [[1, tan(shear)], [0, 1]] diag(flip / scale) x_out + shift.
+
+    Args:
+        ranges: what to draw from.
+        draws: (:data:`N_DRAWS`, N) numbers in [0, 1).
+    """
     signed = draws * 2 - 1
     angle = math.radians(ranges.degrees) * signed[0]
     shear = torch.tan(math.radians(ranges.shear) * signed[1])

@@ -114,14 +114,15 @@ def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) ->
     rule = PredictionRule.from_json(stored.rule)
     net = stored.net.to(maker.precision.device)
     data = maker.prepared.data
-    passes = run_passes(SplitPasses(net, data, maker.precision))
+    shared = SplitPasses(net, data, maker.precision, delivered=True)
+    passes = run_passes(shared)
     weights, prior = rule.class_weights, rule.target_prior
     fit = FitResult(
         class_weights=torch.ones(len(rule.classes)) if weights is None else torch.tensor(weights),
         target_prior=None if prior is None else torch.tensor(prior),
         reports=record.get("methods", {}),
         notes=tuple(record.get("figures", {}).get("notes", ())),
-        passes=SplitPasses(net, data, maker.precision),
+        passes=shared,
     )
     return Delivered(
         net=net,

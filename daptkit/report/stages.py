@@ -162,21 +162,41 @@ def _by_model(
 ) -> dict[str, Distances]:
     """Return the distances at every stage, in order, of each model."""
     data = trained.prepared.data
-    domains = {"source": data.source, "target": data.target}
-    images = {name: replace(domain, trunk=None) for name, domain in domains.items()}
-
-    def measured(
-        model: Delivered, some: Sequence[Stage], inputs: Mapping[str, Domain]
-    ) -> Distances:
-        return _distances(_of_domains(model, some, inputs, rows), rows, trained)
-
-    if not data.from_trunk:
-        return {name: measured(model, stages, images) for name, model in models.items()}
+    images = {
+        "source": replace(data.source, trunk=None),
+        "target": replace(data.target, trunk=None),
+    }
     inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
-    taps = [stage.tap for stage in inside]
-    shared = kept_distances(trained, taps, rows, lambda: measured(trained.twin, inside, images))
-    rest = stages[len(inside) :]
-    return {name: [*shared, *measured(model, rest, domains)] for name, model in models.items()}
+
+    def of_backbone(model: Delivered) -> Distances:
+        return _distances(_of_domains(model, inside, images, rows), rows, trained)
+
+    if data.from_trunk:
+        taps = [stage.tap for stage in inside]
+        shared = kept_distances(trained, taps, rows, lambda: of_backbone(trained.twin))
+        found = dict.fromkeys(models, shared)
+    else:
+        found = {name: of_backbone(model) for name, model in models.items()}
+    return {
+        name: [*found[name], *_distances(_of_passes(model, rows), rows, trained)]
+        for name, model in models.items()
+    }
+
+
+def _of_passes(model: Delivered, rows: Mapping[str, Rows]) -> Summaries:
+    """Return features and logits of the rows, which the run has passed already."""
+    passes = model.passes
+    source, target = np.searchsorted(passes.source_rows, rows["source"]), rows["target"]
+    return {
+        "features": {
+            "source": passes.source_features[source],
+            "target": passes.target_features[target],
+        },
+        "logits": {
+            "source": passes.source_logits[source],
+            "target": passes.target_logits[target],
+        },
+    }
 
 
 def _of_domains(

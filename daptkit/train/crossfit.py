@@ -11,9 +11,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from daptkit.run import RunFolder
 from daptkit.shift.calibration import MIN_IMAGES_PER_CLASS
-from daptkit.train.device import full_precision
 from daptkit.train.domains import Rows, TaskData, class_shares
-from daptkit.train.inference import as_numpy, forward_rows
+from daptkit.train.inference import as_numpy
 from daptkit.train.job import Job
 from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
@@ -61,9 +60,7 @@ def held_out(data: TaskData, val_logits: npt.NDArray[np.float64], make_job: Make
     logits = np.zeros((len(everything), data.task.num_classes))
     for fold in parts:
         job = replace(make_job(fold, None), reporter=SilentReporter(), events=False)
-        Trainer(job).run()
-        precision = full_precision(job.precision.device)
-        out, _ = forward_rows(job.net, data.source, fold.val_rows, precision=precision)
+        out, _ = Trainer(job).run().passes.of("source_val")
         logits[np.searchsorted(everything, fold.val_rows)] = as_numpy(out)
     return HeldOut(logits, labels[everything], len(parts))
 

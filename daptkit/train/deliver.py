@@ -41,6 +41,7 @@ class Passes:
         source_rows: rows of the source whose features are kept: the held-out ones, or all where
             fewer than :data:`ENOUGH_HELD_OUT` are held out.
         source_features: (N', D), of ``source_rows``.
+        source_logits: (N', K), of ``source_rows``.
         target_logits: (M, K) of every target row, in the order of the table.
         target_features: (M, D).
     """
@@ -48,6 +49,7 @@ class Passes:
     val_logits: Floats
     source_rows: Rows
     source_features: Floats
+    source_logits: Floats
     target_logits: Floats
     target_features: Floats
 
@@ -75,16 +77,18 @@ def run_passes(passes: SplitPasses) -> Passes:
     """Collect one pass over the held-out source and one over the whole target.
 
     Args:
-        passes: of the trained model. Mixed precision is not taken over: what is delivered must be
-            what ``daptkit predict`` computes.
+        passes: of the trained model, as it is delivered.
+
+    Raises:
+        ValueError: the passes are of a model in training.
     """
-    passes = passes.in_full_precision()
     data = passes.data
     val_logits, taps = passes.of("source_val")
-    rows, features = data.val_rows, taps["features"]
+    rows, logits, features = data.val_rows, val_logits, taps["features"]
     if len(rows) < ENOUGH_HELD_OUT:
-        _, train_taps = passes.of("source_train")
+        train_logits, train_taps = passes.of("source_train")
         rows = np.concatenate([data.train_rows, data.val_rows])
+        logits = torch.cat([train_logits, logits])
         features = torch.cat([train_taps["features"], features])
     order = np.argsort(rows)
     target_logits, target_taps = passes.whole_target()
@@ -92,6 +96,7 @@ def run_passes(passes: SplitPasses) -> Passes:
         val_logits=as_numpy(val_logits),
         source_rows=rows[order],
         source_features=as_numpy(features)[order],
+        source_logits=as_numpy(logits)[order],
         target_logits=as_numpy(target_logits),
         target_features=as_numpy(target_taps["features"]),
     )

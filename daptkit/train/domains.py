@@ -14,12 +14,16 @@ from torch import Tensor
 from daptkit.data import Augment, ImageSet, batch_indices, to_float
 from daptkit.method import TaskInfo
 from daptkit.train.device import derive_seed
+from daptkit.train.views import TrunkViews
 
 Rows = npt.NDArray[np.int64]
 
 _CHUNK = 256
 _CHUNK_VALUES = _CHUNK * 3 * 160 * 160
 """Rows, and values of their inputs, of one forward of a whole-split pass."""
+
+_VIEW_CHOICE = 4
+"""Tells the seeds that choose views from the others that are derived for a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +35,15 @@ class Domain:
         groups: (N,) patient number of each image; one per image where patients are unknown.
         labels: (N,) class indices of source images; ``None`` for the target, always.
         trunk: (N, D') cached trunk features of a frozen run, else ``None``.
+        views: cached trunk features of augmented views, which training then reads; whole-split
+            passes read ``trunk``.
     """
 
     images: ImageSet
     groups: Rows
     labels: Rows | None = None
     trunk: Tensor | None = None
+    views: TrunkViews | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,6 +67,20 @@ class Domain:
                 yield self.trunk[torch.from_numpy(rows)]
         else:
             yield from self.images.prefetch(batches)
+
+    def training_inputs(
+        self, batches: Iterator[Rows], *, seed: int, stream: int, start: int
+    ) -> Iterator[Tensor]:
+        """Yield the inputs of steps from ``start``, before any augmentation of images.
+
+        Which view of an image a step takes is a function of seed, stream, step and row, so that a
+        resumed run continues bit for bit and methods are compared on the same views.
+        """
+        if self.views is None:
+            yield from self.inputs(batches)
+            return
+        for step, rows in enumerate(batches, start=start):
+            yield self.views.batch(rows, derive_seed(seed, step, stream, _VIEW_CHOICE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +182,8 @@ def _domain_batches(
         for step in range(start, stop)
     )
     generator = torch.Generator(device)
-    for step, (rows, inputs) in enumerate(
-        zip(orders, domain.inputs(ahead), strict=True), start=start
-    ):
+    read = domain.training_inputs(ahead, seed=seed, stream=stream, start=start)
+    for step, (rows, inputs) in enumerate(zip(orders, read, strict=True), start=start):
         moved = inputs.to(device, non_blocking=True)
         if data.augment is not None:
             generator.manual_seed(derive_seed(seed, step, stream))

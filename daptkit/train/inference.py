@@ -61,36 +61,91 @@ class SplitPasses:
         net: the model, which must not change while this lives.
         data: both domains.
         precision: device and mixed precision.
+        delivered: whether the model is trained to the end. It is then passed in full precision,
+            and the target as a whole, so that what is delivered is what ``daptkit predict``
+            computes and nothing has to be passed again for it.
+        asked: layers that earlier states of the model were asked for, by split. A pass
+            returns them at once instead of being run again for each; it is kept up to date.
     """
 
-    def __init__(self, net: AdaptNet, data: TaskData, precision: Precision) -> None:
+    def __init__(
+        self,
+        net: AdaptNet,
+        data: TaskData,
+        precision: Precision,
+        *,
+        delivered: bool = False,
+        asked: dict[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.data = data
-        self.precision = precision
+        self.precision = full_precision(precision.device) if delivered else precision
+        self.delivered = delivered
         self._net = net
         self._known: dict[str, Outputs] = {}
+        self._asked = {} if asked is None else asked
 
     def of(self, split: str, layers: tuple[str, ...] = ("features",)) -> Outputs:
         """Return logits and at least the taps ``layers`` of a split of :class:`TaskData`."""
-        known = self._known.get(split)
-        if known is None or not set(layers) <= known[1].keys():
-            domain, rows = self.data.split(split)
-            wanted = tuple(dict.fromkeys((*layers, *(known[1] if known else ()))))
+        domain, rows = self.data.split(split)
+        if split != "target" or not self.delivered:
+            return self._run(split, domain, rows, layers)
+        logits, taps = whole = self.whole_target(layers)
+        if np.array_equal(rows, all_rows(domain)):
+            return whole
+        inside = torch.from_numpy(rows)
+        return logits[inside], {name: tap[inside] for name, tap in taps.items()}
+
+    def whole_target(self, layers: tuple[str, ...] = ("features",)) -> Outputs:
+        """Return logits and taps of every target row, those not adapted to included.
+
+        Raises:
+            ValueError: the model is in training.
+        """
+        if not self.delivered:
+            raise ValueError("a model in training is passed over the rows adapted to alone")
+        return self._run("target", self.data.target, all_rows(self.data.target), layers)
+
+    def _run(self, name: str, domain: Domain, rows: Rows, layers: tuple[str, ...]) -> Outputs:
+        # A frozen run has the trunk's features already.
+        given = {} if domain.trunk is None else {"trunk": domain.trunk}
+        needed = [layer for layer in layers if layer not in given]
+        known = self._known.get(name)
+        if known is None or not set(needed) <= known[1].keys():
+            wanted = tuple(dict.fromkeys((*self._asked.get(name, ()), *needed)))
             known = forward_rows(self._net, domain, rows, layers=wanted, precision=self.precision)
-            self._known[split] = known
-        return known
+            self._asked[name], self._known[name] = wanted, known
+        if len(needed) == len(layers):
+            return known
+        inside = torch.from_numpy(rows)
+        added = {layer: given[layer][inside] for layer in layers if layer in given}
+        return known[0], {**known[1], **added}
 
-    def in_full_precision(self) -> SplitPasses:
-        """Return passes of the same model without mixed precision."""
-        if not self.precision.enabled:
-            return self
-        return SplitPasses(self._net, self.data, full_precision(self.precision.device))
 
-    def whole_target(self) -> Outputs:
-        """Return logits and features of every target row, those not adapted to included."""
-        everything = all_rows(self.data.target)
-        if np.array_equal(everything, self.data.target_rows):
-            return self.of("target")
-        return forward_rows(self._net, self.data.target, everything, precision=self.precision)
+class TrainingPasses:
+    """Whole-split passes of a model that is being trained, shared until it is trained further.
+
+    Args:
+        net: the model.
+        data: both domains.
+        precision: device and mixed precision.
+    """
+
+    def __init__(self, net: AdaptNet, data: TaskData, precision: Precision) -> None:
+        self._net, self._data, self._precision = net, data, precision
+        self._asked: dict[str, tuple[str, ...]] = {}
+        self._now: SplitPasses | None = None
+
+    def now(self, *, delivered: bool) -> SplitPasses:
+        """Return the passes of the model as it is; see :class:`SplitPasses` for ``delivered``."""
+        if self._now is None or self._now.delivered != delivered:
+            self._now = SplitPasses(
+                self._net, self._data, self._precision, delivered=delivered, asked=self._asked
+            )
+        return self._now
+
+    def forget(self) -> None:
+        """Drop what is known, since the model is about to change."""
+        self._now = None
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -19,7 +19,7 @@ from daptkit.train.device import derive_seed
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.gradual import Gradual
 from daptkit.train.guard import plugin_guard
-from daptkit.train.inference import SplitPasses
+from daptkit.train.inference import TrainingPasses
 from daptkit.train.job import FitResult, Job
 from daptkit.train.optim import schedule_factor
 from daptkit.train.report import method_reports
@@ -56,7 +56,7 @@ class Trainer:
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._passes: SplitPasses | None = None
+        self._passes = TrainingPasses(job.net, data, job.precision)
         self.metrics = self._continue()
 
     def run(self) -> FitResult:
@@ -92,12 +92,12 @@ class Trainer:
             target_prior_interval=self.roles.target_prior_interval(),
             reports=method_reports(self.job.methods, self.job.packages),
             notes=tuple(self.notes),
-            passes=self._current_passes(),
+            passes=self._passes.now(delivered=True),
         )
 
     def _train_epoch(self, request: StopRequest) -> None:
         job = self.job
-        self._passes = None
+        self._passes.forget()
         self.module.train()
         if self.step % self.per_epoch == 0:
             self.class_weights = self.roles.class_weights()
@@ -196,7 +196,7 @@ class Trainer:
     def _call(self, hook: str) -> EpochContext:
         self.module.eval()
         context = EpochContext(
-            passes=self._current_passes(),
+            passes=self._passes.now(delivered=self.step == self.total),
             twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
@@ -209,12 +209,6 @@ class Trainer:
             with plugin_guard(name, self.job.packages[name], f"{hook}()"):
                 getattr(method, hook)(context)
         return context
-
-    def _current_passes(self) -> SplitPasses:
-        """Return the passes of the model as it is, shared until it is trained further."""
-        if self._passes is None:
-            self._passes = SplitPasses(self.job.net, self.job.data, self.job.precision)
-        return self._passes
 
     def _emit(self, event: Event) -> None:
         if self.job.events:

@@ -13,7 +13,6 @@ from daptkit.data import (
     Augment,
     Conversion,
     ImageSet,
-    auto_preset,
     choose_split,
     class_names,
     encode_labels,
@@ -26,6 +25,7 @@ from daptkit.errors import DataError, UsageError
 from daptkit.method import TaskInfo
 from daptkit.model import ModelConfig
 from daptkit.shift import parse_decide
+from daptkit.train.augmentation import augmentation, check_augmentation
 from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
 from daptkit.train.plugins import plugin_readers
@@ -84,6 +84,7 @@ def prepare(
         DataError: images, labels or weights cannot be used.
         UsageError: options do not fit together.
     """
+    check_augmentation(config)
     fixed = None if config.window is None else parse_window(config.window)
     readers = plugin_readers(reporter.line, parse_reader_options(config.reader_options))
     tables = read_tables(config, readers, reporter.line)
@@ -133,7 +134,7 @@ def prepare(
     }
     hits = 0
     if config.finetune == "frozen":
-        data, hits = with_trunk(data, net, conversion, fingerprints, device, reporter)
+        data, hits = with_trunk(data, net, conversion, fingerprints, device, reporter, config)
     return Prepared(
         data=data,
         network=network,
@@ -241,19 +242,3 @@ def _tell_of_cache(log: Log, *domains: ImageSet) -> None:
     kept = sum(len(images) + len(images.skipped) - images.decoded for images in domains)
     if kept:
         log(f"{kept} of {sum(map(len, domains))} images were decoded by an earlier run")
-
-
-def augmentation(config: AdaptConfig, images: ImageSet) -> str:
-    """Return the name of the preset that a run uses.
-
-    Raises:
-        UsageError: a preset is asked for, and the run reads cached features.
-    """
-    if config.finetune == "frozen":
-        if config.aug not in ("auto", "none"):
-            raise UsageError(
-                f"--aug {config.aug}: a frozen run reads cached features of the images as they are;"
-                " use --aug none, or --finetune full."
-            )
-        return "none"
-    return auto_preset(images) if config.aug == "auto" else config.aug

@@ -8,12 +8,12 @@ import torch
 
 from daptkit.data import Augment
 from daptkit.model import build_model
+from daptkit.train.augmentation import augmentation
 from daptkit.train.device import derive_seed
 from daptkit.train.domains import TaskData
 from daptkit.train.jobs import JobMaker
 from daptkit.train.network import NetworkSource
 from daptkit.train.plugins import plugin_backbones
-from daptkit.train.prepare import augmentation
 
 SCRATCH = "from-scratch"
 """Name of the model among the figures of a run."""
@@ -38,6 +38,7 @@ def scratch_maker(maker: JobMaker) -> JobMaker:
         pretrained_path=None,
         init_from=None,
         finetune="full",
+        trunk_views=0,
         bn="joint",
         backbone_lr_scale=None,
         layer_decay=None,
@@ -66,5 +67,7 @@ def scratch_maker(maker: JobMaker) -> JobMaker:
 
 def _of_images(data: TaskData) -> TaskData:
     return replace(
-        data, source=replace(data.source, trunk=None), target=replace(data.target, trunk=None)
+        data,
+        source=replace(data.source, trunk=None, views=None),
+        target=replace(data.target, trunk=None, views=None),
     )

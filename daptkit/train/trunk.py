@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from daptkit.data import Conversion
+from daptkit.config import AdaptConfig
+from daptkit.data import Augment, Conversion
 from daptkit.model import AdaptNet, FeatureCache, default_cache_dir
+from daptkit.model.cache import Images
 from daptkit.model.network import evaluating
-from daptkit.train.domains import TaskData
+from daptkit.train.domains import Domain, Rows, TaskData
 from daptkit.train.progress import Reporter
+from daptkit.train.views import TrunkViews, ViewImages
 
 _BATCH = 64
 
@@ -36,8 +42,13 @@ def with_trunk(
     fingerprints: dict[str, str],
     device: torch.device,
     reporter: Reporter,
+    config: AdaptConfig,
 ) -> tuple[TaskData, int]:
     """Return the data with the trunk's features of both domains, and how many were cached.
+
+    With ``--trunk-views V`` there are also the features of V augmented views of each image that is
+    trained on, or held out: cross-fitting trains on those too. A view costs as much as the plain
+    features, once for each seed and preset. The data's own augmentation is then done.
 
     Args:
         data: both domains, with images.
@@ -46,30 +57,89 @@ def with_trunk(
         fingerprints: hash of the contents of each domain.
         device: where the trunk runs.
         reporter: where progress goes.
+        config: number and seed of the views.
 
     Raises:
         DaptkitError: the cache cannot be written.
     """
     cache = FeatureCache(default_cache_dir() / "features")
-    found: dict[str, Tensor] = {}
-    for name, domain in (("source", data.source), ("target", data.target)):
-        with _progress(reporter, f"trunk features of the {name}") as progress:
-            found[name] = cache.trunk_features(
-                net,
-                domain.images,
-                key_parts={"data": fingerprints[name], "conversion": conversion.to_json()},
-                device=device,
+    readers = {
+        name: _Reading(
+            cache=cache,
+            net=net,
+            domain=domain,
+            key_parts={"data": fingerprints[name], "conversion": conversion.to_json()},
+            device=device,
+            reporter=reporter,
+            name=name,
+        )
+        for name, domain in (("source", data.source), ("target", data.target))
+    }
+    plain = {name: reading.plain() for name, reading in readers.items()}
+    hits = cache.hits
+    reporter.line(f"trunk features: {hits} of 2 domains from the cache, {cache.misses} computed")
+    views: dict[str, TrunkViews | None] = dict.fromkeys(readers)
+    if data.augment is not None:
+        missed = cache.misses
+        held_out_too = np.sort(np.concatenate([data.train_rows, data.val_rows]))
+        for name, rows in (("source", held_out_too), ("target", data.target_rows)):
+            views[name] = readers[name].views(rows, data.augment, config)
+        reporter.line(
+            f"augmented views: {cache.hits - hits} of {2 * config.trunk_views} from the cache,"
+            f" {cache.misses - missed} computed"
+        )
+    if cache.corrupted:
+        reporter.line(f"{cache.corrupted} damaged entries of the feature cache were replaced")
+    source = replace(data.source, trunk=plain["source"], views=views["source"])
+    target = replace(data.target, trunk=plain["target"], views=views["target"])
+    return replace(data, source=source, target=target, augment=None), hits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """Reads, or computes, the features of one domain."""
+
+    cache: FeatureCache
+    net: AdaptNet
+    domain: Domain
+    key_parts: dict[str, Any]
+    device: torch.device
+    reporter: Reporter
+    name: str
+
+    def plain(self) -> Tensor:
+        """Return the features (N, D') of the images as they are."""
+        return self._read(self.domain.images, {}, f"trunk features of the {self.name}")
+
+    def views(self, rows: Rows, augment: Augment, config: AdaptConfig) -> TrunkViews:
+        """Return the features of every view of some rows."""
+        place = np.full(len(self.domain), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        shape = config.trunk_views, len(rows), self.net.trunk_dim
+        features = torch.empty(shape, dtype=torch.float32)
+        part = {
+            "preset": augment.preset,
+            "ranges": None if augment.ranges is None else asdict(augment.ranges),
+            "seed": config.seed,
+            "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        }
+        for number in range(config.trunk_views):
+            images = ViewImages(self.domain.images, rows, augment, config.seed, number)
+            label = f"view {number + 1} of {config.trunk_views} of the {self.name}"
+            # The number alone is in the key, and not how many there are: more views keep the first.
+            features[number] = self._read(images, {"view": {**part, "number": number}}, label)
+        return TrunkViews(features=features, place=place)
+
+    def _read(self, images: Images, more: dict[str, Any], label: str) -> Tensor:
+        with _progress(self.reporter, label) as progress:
+            return self.cache.trunk_features(
+                self.net,
+                images,
+                key_parts={**self.key_parts, **more},
+                device=self.device,
                 batch_size=_BATCH,
                 progress=progress,
             )
-    reporter.line(
-        f"trunk features: {cache.hits} of 2 domains from the cache, {cache.misses} computed"
-    )
-    if cache.corrupted:
-        reporter.line(f"{cache.corrupted} damaged entries of the feature cache were replaced")
-    source = replace(data.source, trunk=found["source"])
-    target = replace(data.target, trunk=found["target"])
-    return replace(data, source=source, target=target), cache.hits
 
 
 @contextlib.contextmanager

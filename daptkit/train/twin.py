@@ -84,7 +84,7 @@ def obtain_twin(folder: RunFolder, maker: JobMaker) -> Twin:
         maker.reporter.line(f"{maker.label} twin: reused from an earlier run")
         net = stored.net.to(maker.precision.device)
         atomic_write(folder.metrics, stored.metrics)
-        passes = SplitPasses(net, prepared.data, maker.precision)
+        passes = SplitPasses(net, prepared.data, maker.precision, delivered=True)
         fit = FitResult(class_weights=torch.ones(len(prepared.classes)), passes=passes)
         return Twin(net=net, fit=fit, held_out=stored.held_out, cached=True)
     job = replace(maker, methods=()).make(prepared.data, folder)
