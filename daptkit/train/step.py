@@ -14,6 +14,7 @@ from daptkit.method import DomainBatch, Method, StepContext
 from daptkit.model import AdaptNet
 from daptkit.nn import weighted_mean
 from daptkit.train.domains import DomainInputs
+from daptkit.train.gather import Gather, batch_norm_over
 from daptkit.train.guard import batchnorm_guard, plugin_guard
 
 
@@ -38,6 +39,8 @@ class Step(nn.Module):
         methods: methods by name, in the order of ``-m``.
         packages: ``"package version"`` of each method, for messages.
         split: whether source and target pass the network one after the other.
+        gather: concatenates over the processes that share a batch, see
+            :func:`daptkit.train.gather.gather_over`; ``None`` for one process.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Step(nn.Module):
         packages: Mapping[str, str],
         *,
         split: bool = False,
+        gather: Gather | None = None,
     ) -> None:
         super().__init__()
         self.split = split
+        self.gather = gather
         self.net = net
         # The prefix keeps names such as 'keys' apart from ModuleDict's own.
         self.methods = nn.ModuleDict({f"method_{name}": m for name, m in methods.items()})
@@ -82,7 +87,8 @@ class Step(nn.Module):
         Source and target pass the model in one concatenated forward, so that normalisation layers
         see both, or, ``split``, one after the other, each normalised by itself; then running
         statistics are the target's. The classification loss is the mean weighted by
-        ``class_weights`` (K,).
+        ``class_weights`` (K,), over the rows of all processes. Each process passes its own rows,
+        as many as every other, and finds the losses of them all.
         """
         n_source = len(source.inputs)
         other = None if target is None else target.inputs
@@ -94,17 +100,17 @@ class Step(nn.Module):
         cross_entropy = functional.cross_entropy(
             source_batch.logits.float(), source.labels, reduction="none"
         )
-        losses = {"classification": weighted_mean(cross_entropy, weights)}
-        logs: dict[str, Tensor] = {
-            "source_accuracy": (source_batch.logits.argmax(1) == source.labels).float().mean()
-        }
+        gather = self.gather or _alone
+        losses = {"classification": weighted_mean(gather(cross_entropy), gather(weights))}
+        right = source_batch.logits.argmax(1) == source.labels
+        logs: dict[str, Tensor] = {"source_accuracy": gather(right).float().mean()}
         if target is None:
             return StepResult(losses, logs)
         ones = torch.ones(len(target.inputs), device=logits.device)
         target_batch = _batch(target, logits[n_source:], _rows(taps, n_source, None), ones)
 
         def forward(extra: Tensor) -> DomainBatch:
-            extra_logits, extra_taps = self.net(extra, self.layers, from_trunk=from_trunk)
+            extra_logits, extra_taps = self._run(extra, from_trunk)
             return DomainBatch(
                 logits=extra_logits,
                 taps=extra_taps,
@@ -125,6 +131,7 @@ class Step(nn.Module):
                 class_weights=class_weights,
                 target_prior=target_prior,
                 forward=forward,
+                gather=gather,
                 log=log,
                 generator=generator,
             )
@@ -138,19 +145,24 @@ class Step(nn.Module):
         """Return logits and taps of both domains, source first."""
         if target is None or not self.split:
             inputs = source if target is None else torch.cat([source, target])
-            logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+            logits, taps = self._run(inputs, from_trunk)
             return logits, taps
         # The delivered model works at the target, whose statistics it shall hold.
         with self.net.running_statistics_held():
-            logits_s, taps_s = self.net(source, self.layers, from_trunk=from_trunk)
-        logits_t, taps_t = self.net(target, self.layers, from_trunk=from_trunk)
+            logits_s, taps_s = self._run(source, from_trunk)
+        logits_t, taps_t = self._run(target, from_trunk)
         taps = {name: torch.cat([taps_s[name], taps_t[name]]) for name in taps_s}
         return torch.cat([logits_s, logits_t]), taps
+
+    def _run(self, inputs: Tensor, from_trunk: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        with batch_norm_over(self.gather):
+            logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+        return logits, taps
 
     def _method_losses(
         self, name: str, source: DomainBatch, target: DomainBatch, context: StepContext
     ) -> list[tuple[str, Tensor]]:
-        with plugin_guard(name, self.packages[name], "losses()"):
+        with plugin_guard(name, self.packages[name], "losses()"), batch_norm_over(self.gather):
             returned = self.method(name).losses(source, target, context)
         owner = f"method '{name}' ({self.packages[name]})"
         if not isinstance(returned, dict):
@@ -167,6 +179,10 @@ class Step(nn.Module):
                     f" {source.logits.device}; make new tensors on the device of the inputs."
                 )
         return list(returned.items())
+
+
+def _alone(x: Tensor) -> Tensor:
+    return x
 
 
 def _batch(
