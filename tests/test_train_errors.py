@@ -19,7 +19,12 @@ from daptkit.method import Method
 from daptkit.model import load_model_folder
 from daptkit.recipes import adapt, evaluate, predict
 from daptkit.train import adaptation
-from daptkit.train.device import Precision, derive_seed, resolve_device
+from daptkit.train.device import (
+    Precision,
+    derive_seed,
+    resolve_device,
+    seed_default_generators,
+)
 from daptkit.train.guard import memory_guard, plugin_guard
 from daptkit.train.network import network_source
 from daptkit.train.progress import SilentReporter
@@ -265,3 +270,10 @@ def test_a_weights_file_with_objects_is_loaded_only_where_the_run_trusts_it(tmp_
     trusting = tiny_config(tmp_path, pretrained_path=str(weights), trust=True)
     loaded = network_source(trusting, ("0", "1", "2")).weights
     assert loaded is not None and not loaded.missing
+
+
+def test_default_generators_draw_what_manual_seed_gives() -> None:
+    torch.manual_seed(77)
+    wanted = torch.rand(5)
+    seed_default_generators(torch.device("cpu"), 77)
+    assert torch.equal(torch.rand(5), wanted)

@@ -41,6 +41,17 @@ def derive_seed(seed: int, *numbers: int) -> int:
     return mixed
 
 
+def seed_default_generators(device: torch.device, seed: int) -> None:
+    """Seed what dropout and the like draw from, on the CPU and on a device.
+
+    ``torch.manual_seed`` gives the same numbers, but formats the call stack for each backend that
+    is not in use, which costs a small network a twentieth of its step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class Precision:
     """Mixed precision of the step: autocast, and loss scaling where float16 needs it.
 

@@ -15,7 +15,7 @@ from daptkit.run import MetricsLog
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.context import EpochContext, validation_values
-from daptkit.train.device import derive_seed
+from daptkit.train.device import derive_seed, seed_default_generators
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.gradual import Gradual
 from daptkit.train.guard import plugin_guard
@@ -132,7 +132,7 @@ class Trainer:
         config = self.job.config
         # Dropout and methods draw from a stream that depends on seed and step alone, so a resumed
         # run continues bit for bit.
-        torch.manual_seed(derive_seed(config.seed, self.step, 2))
+        seed_default_generators(self.device, derive_seed(config.seed, self.step, 2))
         generator.manual_seed(derive_seed(config.seed, self.step, 3))
         progress = self.step / self.total
         factor = schedule_factor(config.sched, progress)
