@@ -196,14 +196,15 @@ def resolve_config(
 def to_toml(config: AdaptConfig) -> str:
     """Write a configuration such that ``daptkit adapt --config FILE --out NEW`` reruns it.
 
-    Paths become absolute, so that the file works from any folder; ``resume`` is left out.
+    Paths become absolute, so that the file works from any folder; ``resume`` and ``trust`` are left
+    out: a file that somebody else wrote must not decide that code of another file runs.
     """
     import tomli_w
 
     values: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        if f.name in ("resume", "method_options") or value is None:
+        if f.name in ("resume", "trust", "method_options") or value is None:
             continue
         if f.name in _PATH_FIELDS and value != CACHE_OFF:
             value = [_absolute(v) for v in value] if f.name == "source" else _absolute(value)
@@ -223,7 +224,7 @@ def from_toml(text: str, name: str) -> dict[str, Any]:
         name: the file, for messages.
 
     Raises:
-        UsageError: no valid TOML, or an unknown key.
+        UsageError: no valid TOML, an unknown key, or ``trust``.
     """
     import tomllib
 
@@ -239,6 +240,8 @@ def from_toml(text: str, name: str) -> dict[str, Any]:
         if key not in known:
             hint = did_you_mean(key, [*known, _METHODS_TABLE])
             raise UsageError(f"{name}: unknown key {key!r}.{hint}")
+    if values.pop("trust", False):
+        raise UsageError(f"{name}: trust is not taken from a file; give --trust yourself.")
     return {**values, "method_options": tables}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from daptkit.config import from_toml, to_toml
 from daptkit.data import Conversion
 from daptkit.errors import DaptkitError, DataError, PluginError, UsageError
 from daptkit.host import LoadedMethod
@@ -277,3 +278,10 @@ def test_default_generators_draw_what_manual_seed_gives() -> None:
     wanted = torch.rand(5)
     seed_default_generators(torch.device("cpu"), 77)
     assert torch.equal(torch.rand(5), wanted)
+
+
+def test_trust_is_never_taken_from_a_file(tmp_path: Path) -> None:
+    text = to_toml(tiny_config(tmp_path, trust=True))
+    assert not any(line.startswith("trust") for line in text.splitlines())
+    with pytest.raises(UsageError, match=r"run\.toml: trust is not taken from a file"):
+        from_toml(f"trust = true\n{text}", "run.toml")
