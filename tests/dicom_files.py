@@ -13,19 +13,36 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.utils import pack_bits
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
 
+from daptkit.reader import DecodedImage
+from daptkit_dicom.plugin import DicomOptions
+from daptkit_dicom.reader import read_frame
+
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422")
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+LOSSLESS = (DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLSLossless)
+STEPS = np.add.outer(np.arange(33), 2 * np.arange(35))
+"""Even steps of grey; encoders refuse images below 32 pixels."""
 
 
 def spanning(low: float, high: float) -> tuple[float, float]:
     """Return center and width of the LINEAR window that shows low as black and high as white."""
     return (low + high + 1) / 2, high - low + 1
+
+
+def read(path: Path, frame: int | None = None, **options: Any) -> DecodedImage:
+    """Read a frame with options of the reader."""
+    return read_frame(path, frame, DicomOptions(**options))
 
 
 def write_dicom(
@@ -178,3 +195,10 @@ def _save(dataset: Dataset, path: Path, syntax: UID, *, preamble: bool) -> None:
     if syntax.is_encapsulated:
         dataset.compress(syntax, generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def read_written(
+    folder: Path, pixels: np.ndarray, options: dict[str, Any] | None = None, **written: Any
+) -> DecodedImage:
+    """Write pixels as :func:`write_dicom` does and read them."""
+    return read(write_dicom(folder / "a.dcm", pixels, **written), **(options or {}))

@@ -22,6 +22,7 @@ from daptkit.model import (
     load_backbone_weights,
     save_model_folder,
 )
+from daptkit.model.files import read_state_dict
 from tiny_nets import tiny_net
 
 
@@ -163,6 +164,52 @@ def test_a_trusted_file_may_carry_objects(tmp_path: Path) -> None:
     load_backbone_weights(again, tmp_path / "module.pth", trust=True)
     for name, value in net.backbone.state_dict().items():
         assert torch.equal(value, again.backbone.state_dict()[name]), name
+
+
+def test_trust_changes_nothing_for_plain_tensors_and_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(classifier(), tmp_path / "w.pth")
+    asked: list[bool] = []
+    load = torch.load
+
+    def spy(*arguments: Any, weights_only: bool, **options: Any) -> Any:
+        asked.append(weights_only)
+        return load(*arguments, weights_only=weights_only, **options)
+
+    monkeypatch.setattr(torch, "load", spy)
+    load_backbone_weights(tiny_net(), tmp_path / "w.pth", trust=True)
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:5000])
+    with pytest.raises(DataError, match="probably truncated, damaged"):
+        load_backbone_weights(tiny_net(), tmp_path / "cut.pth", trust=True)
+    assert asked == [True, True]
+
+
+class Quarrelsome:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return dict.__getitem__, ({}, "gone")
+
+
+def test_objects_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
+    torch.save({"state_dict": classifier(), "x": Quarrelsome()}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"failed \(KeyError: 'gone'\)\. A package"):
+        load_backbone_weights(tiny_net(), tmp_path / "w.pth", trust=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_torchscript_archive_carries_code(tmp_path: Path) -> None:
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight
+
+    torch.jit.save(torch.jit.script(Small()), tmp_path / "w.pt")
+    with pytest.raises(DataError, match="could run code when loaded"):
+        read_state_dict(tmp_path / "w.pt")
+    assert list(read_state_dict(tmp_path / "w.pt", trust=True)) == ["weight"]
 
 
 def test_torch_files_need_trust_under_a_torch_that_could_run_their_code(

@@ -21,6 +21,7 @@ from daptkit.train import adaptation
 from daptkit.train.checkpoint import load_checkpoint
 from daptkit.train.guard import batchnorm_guard
 from daptkit.train.loop import Trainer
+from daptkit.train.progress import SilentReporter
 from fakes import in_process, make_job, tiny_config, write_npz
 
 
@@ -151,7 +152,7 @@ def test_out_on_a_file_system_that_cannot_be_written(tmp_path: Path) -> None:
     # Permissions do not bind the superuser; this file system binds everybody.
     out = Path("/proc/daptkit-run")
     with pytest.raises(DaptkitError, match=r"cannot write '/proc/daptkit-run'") as caught:
-        adaptation.run_adaptation(tiny_config(tmp_path, out=str(out)), None)  # type: ignore[arg-type]
+        adaptation.run_adaptation(tiny_config(tmp_path, out=str(out)), SilentReporter())
     assert caught.value.exit_code == 1
 
 
@@ -162,7 +163,7 @@ def test_a_second_run_on_a_folder_ends_and_leaves_the_first_alone(tmp_path: Path
     with folder.locked():
         folder.config.write_text("of the first")
         with pytest.raises(DaptkitError, match="another process is writing"):
-            adaptation.run_adaptation(replace(config, resume=True), None)  # type: ignore[arg-type]
+            adaptation.run_adaptation(replace(config, resume=True), SilentReporter())
         assert folder.config.read_text() == "of the first"
         assert {path.name for path in folder.root.iterdir()} == {".lock", "run.toml"}
 

@@ -18,6 +18,7 @@ from daptkit.train.checks import check_scale
 from daptkit.train.loop import Trainer
 from daptkit.train.optim import schedule_factor, set_learning_rate
 from daptkit.train.strategy import apply_strategy
+from daptkit.train.update import Updater
 from fakes import in_process, make_job, method_of, tiny_config
 
 
@@ -204,3 +205,24 @@ def test_a_streak_of_overflows_stops_the_run() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)
     with pytest.raises(NonFiniteLossError, match="--amp-dtype bfloat16"):
         check_scale(scaler, 10)
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_an_overflow_at_the_first_step_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opt: str
+) -> None:
+    # What new memory holds is up to chance; here it is the worst.
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, float("nan")))
+
+    def weights(slopes: list[float]) -> torch.Tensor:
+        job, _ = make_job(tiny_config(tmp_path, opt=opt))
+        optimizer = Updater(job).optimizer
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        for slope in slopes:
+            scaler.scale((job.net.head.weight * slope).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        return job.net.head.weight.detach()
+
+    assert torch.equal(weights([float("inf"), 1.0, 1.0]), weights([1.0, 1.0]))

@@ -121,6 +121,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     state, damaged = load_checkpoint(tmp_path)
     assert state == {"step": 1}
     assert damaged == ("last.ckpt",)
+    # A save renames the last one first: if it were still there, nothing usable would be left.
+    assert [path.name for path in tmp_path.iterdir()] == ["previous.ckpt"]
     (tmp_path / "previous.ckpt").write_bytes(b"")
     with pytest.raises(DaptkitError, match="no checkpoint of the run can be read"):
         load_checkpoint(tmp_path)

@@ -16,9 +16,14 @@ from daptkit.cli.output import print_json
     is_flag=True,
     help="Measure everything on the page again, from the run's models and images.",
 )
+@click.option(
+    "--trust", is_flag=True, help="Load a weights file that carries Python objects; code runs."
+)
 @device_options
 @click.option("--json", is_flag=True, help="Print the path and every number on the page as JSON.")
-def command(run: str, remeasure: bool, device: str, workers: int | None, json: bool) -> None:
+def command(
+    run: str, remeasure: bool, trust: bool, device: str, workers: int | None, json: bool
+) -> None:
     """Build report.html of RUN, a run folder of 'daptkit adapt'.
 
     The page is made from report.json and embedding.csv in the run folder. Where they are missing,
@@ -28,7 +33,12 @@ def command(run: str, remeasure: bool, device: str, workers: int | None, json: b
     from daptkit.train.progress import terminal_reporter
 
     page = build_report(
-        run, remeasure=remeasure, device=device, workers=workers, reporter=terminal_reporter()
+        run,
+        remeasure=remeasure,
+        device=device,
+        workers=workers,
+        trust=trust,
+        reporter=terminal_reporter(),
     )
     if not json:
         click.echo(page)

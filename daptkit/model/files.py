@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,19 +147,44 @@ def _load_torch(path: Path, trust: bool) -> Any:
         )
     try:
         # timm's own checkpoints carry their arguments as a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle's age
-            return torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        with torch.serialization.safe_globals([argparse.Namespace]), _quiet_about_age():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        if not _carries_objects(error):
+            raise _damaged(path, error) from error
+        if not trust:
             raise DataError(
                 f"weights file {path}: refused, it carries Python objects beside tensors and "
                 "could run code when loaded. Save its state_dict() as safetensors, or give --trust "
                 "if you trust its origin."
             ) from error
-        raise _damaged(path, error) from error
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
+    return _load_trusted(path)
+
+
+def _load_trusted(path: Path) -> Any:
+    try:
+        with _quiet_about_age():
+            return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise DataError(
+            f"weights file {path}: loading the Python objects that it carries failed "
+            f"({type(error).__name__}: {_first_line(error)}). A package that they need may be "
+            "missing; or save its state_dict() as safetensors."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_about_age() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of an old pickle
+        yield
+
+
+def _carries_objects(error: BaseException) -> bool:
+    """Whether torch refused a whole file for what it carries, and not for damage."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "GLOBAL" in str(error) or "Unsupported" in str(error)
+    return isinstance(error, RuntimeError) and "TorchScript archive" in str(error)
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:

@@ -14,6 +14,7 @@ def build_report(
     remeasure: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    trust: bool = False,
     reporter: Reporter | None = None,
 ) -> Path:
     """Build ``report.html`` and ``figures/`` of a finished run again.
@@ -26,6 +27,7 @@ def build_report(
         remeasure: measure in any case.
         device: where the models run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
+        trust: load a weights file that carries Python objects, where models are measured.
         reporter: where progress goes.
 
     Returns:
@@ -40,5 +42,6 @@ def build_report(
         remeasure=remeasure,
         device=device,
         workers=workers,
+        trust=trust,
         reporter=reporter or SilentReporter(),
     )

@@ -24,6 +24,7 @@ def build_report(
     true_scores: Mapping[str, Any] | None = None,
     device: str = "auto",
     workers: int | None = None,
+    trust: bool = False,
     reporter: Reporter,
 ) -> Path:
     """Write report.html and figures/ of a finished run and return the path of the page.
@@ -38,6 +39,7 @@ def build_report(
             those of an earlier report stay unless given anew.
         device: where models run: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
+        trust: load a weights file that carries Python objects, where models are measured.
         reporter: where progress goes.
 
     Raises:
@@ -55,7 +57,7 @@ def build_report(
                 _check_scores(true_scores, report["models"])
                 write_json(folder.report_data, {**report, "true_scores": dict(true_scores)})
             return write_page(folder)
-        _measure_again(folder, true_scores, device, workers, reporter)
+        _measure_again(folder, true_scores, device, workers, trust, reporter)
         return write_page(folder)
 
 
@@ -109,6 +111,7 @@ def _measure_again(
     true_scores: Mapping[str, Any] | None,
     device: str,
     workers: int | None,
+    trust: bool,
     reporter: Reporter,
 ) -> None:
     # Drawing a page needs no torch; only measuring does.
@@ -116,7 +119,14 @@ def _measure_again(
     from daptkit.report.restore import restore
 
     with Embedder() as embedder:
-        trained = restore(folder, reporter, device=device, workers=workers, ready=embedder.warm_up)
+        trained = restore(
+            folder,
+            reporter,
+            device=device,
+            workers=workers,
+            trust=trust,
+            ready=embedder.warm_up,
+        )
         reporter.line("measuring what the report shows")
         write_measures(trained, embedder, true_scores or _known_scores(folder, reporter))
 

@@ -37,6 +37,7 @@ def restore(
     *,
     device: str = "auto",
     workers: int | None = None,
+    trust: bool = False,
     ready: Callable[[Prepared], None] | None = None,
 ) -> Trained:
     """Load the models of a finished run and pass its data through them again; nothing is written.
@@ -49,6 +50,7 @@ def restore(
         reporter: where progress goes.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
+        trust: load a weights file that carries Python objects; the run's own answer is not taken.
         ready: called once with the decoded data.
 
     Raises:
@@ -58,7 +60,7 @@ def restore(
         PluginError: a method of the run is broken.
     """
     record = read_record(folder)
-    given: dict[str, Any] = {"out": str(folder.root), "device": device}
+    given: dict[str, Any] = {"out": str(folder.root), "device": device, "trust": trust}
     if workers is not None:
         given["workers"] = workers
     config = resolve_config(given, folder.config, method_options)

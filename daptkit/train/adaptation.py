@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from daptkit.train.twin import keep_twin, obtain_twin
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
 # Options that may differ between a run and its continuation.
-_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache", "trust"})
+_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache"})
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def run_adaptation(
         ready: called once with the decoded data, before anything is trained.
     """
     began = time.monotonic()
+    _check_alone()
     loaded = load_methods(parse_method(config.method))
     _check_methods(loaded, config)
     layers = _layers(loaded)
@@ -143,6 +145,16 @@ def run_adaptation(
         scratch=scratch,
         record=record,
     )
+
+
+def _check_alone() -> None:
+    """Refuse to be one of several processes of torchrun, which would all do the same run."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
+        raise UsageError(
+            f"this is one of {processes} processes of torchrun, and daptkit {daptkit.__version__}"
+            " trains in one; start it without torchrun."
+        )
 
 
 def _check_methods(loaded: Sequence[LoadedMethod], config: AdaptConfig) -> None:

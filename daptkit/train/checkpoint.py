@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """Return the newest usable state and the names of files that were not usable.
+    """Return the newest usable state and the names of files that were not usable, now removed.
 
     Raises:
-        DaptkitError: checkpoints exist but none can be read.
+        DaptkitError: checkpoints exist but none can be read (these stay), or a damaged one cannot
+            be removed.
     """
     damaged: list[str] = []
     for name in (_LAST, _PREVIOUS):
@@ -54,6 +56,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...
             continue
         state = _read(path)
         if state is not None:
+            _remove(folder, damaged)
             return state, tuple(damaged)
         damaged.append(name)
     if damaged:
@@ -62,6 +65,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...
             " start again in a new --out."
         )
     return None, ()
+
+
+def _remove(folder: Path, damaged: Sequence[str]) -> None:
+    """Remove damaged files, since the next save would put them in the place of the good one."""
+    for name in damaged:
+        with writing(folder / name):
+            (folder / name).unlink()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

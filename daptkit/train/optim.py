@@ -53,7 +53,7 @@ def build_optimizer(
         groups.extend(_method_groups(name, method, packages[name]))
     if config.opt == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=config.lr,
         momentum=0.9,
@@ -61,6 +61,11 @@ def build_optimizer(
         weight_decay=config.weight_decay,
         fused=True,
     )
+    # The fused form makes the buffers of a group all at once, from memory as it is: it fails at a
+    # parameter that is unfrozen later, and keeps that memory where a first step is skipped.
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def backbone_groups(

@@ -86,6 +86,8 @@ def prepare(
     """
     check_augmentation(config)
     fixed = None if config.window is None else parse_window(config.window)
+    if config.trust:
+        reporter.line("warning: --trust: a weights file that carries code runs it when loaded.")
     readers = plugin_readers(reporter.line, parse_reader_options(config.reader_options))
     tables = read_tables(config, readers, reporter.line)
     network = network_source(config, class_names(tables.source.labels))

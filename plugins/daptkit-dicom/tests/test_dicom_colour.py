@@ -12,30 +12,15 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
     RLELossless,
 )
 
 from daptkit.errors import DataError
-from daptkit.reader import DecodedImage
-from daptkit_dicom.plugin import DicomOptions
-from daptkit_dicom.reader import read_frame
-from dicom_files import need_encoder, rewrite, write_dicom
+from dicom_files import NATIVE, need_encoder, read, rewrite, write_dicom
 
 RNG = np.random.default_rng(0)
-STEPS = np.add.outer(np.arange(33), 2 * np.arange(35))  # encoders refuse images below 32 pixels
-NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
-LOSSLESS = (DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLSLossless)
-
-
-def read(path: Path, frame: int | None = None, **options: Any) -> DecodedImage:
-    return read_frame(path, frame, DicomOptions(**options))
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, RLELossless, JPEG2000Lossless])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,29 +13,18 @@ from pydicom.encaps import encapsulate_extended, generate_frames
 from pydicom.pixels.decoders import JPEG2000LosslessDecoder, JPEGExtended12BitDecoder
 from pydicom.uid import (
     MPEG2MPML,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
-    JPEGLSLossless,
     RLELossless,
 )
 
 from daptkit.errors import DataError
-from daptkit.reader import DecodedImage
 from daptkit_dicom.plugin import DicomOptions
-from daptkit_dicom.reader import count_frames, identify, read_frame
-from dicom_files import need_encoder, rewrite, spanning, write_dicom
+from daptkit_dicom.reader import count_frames, identify
+from dicom_files import LOSSLESS, NATIVE, STEPS, need_encoder, read, rewrite, spanning, write_dicom
 
 RNG = np.random.default_rng(0)
-STEPS = np.add.outer(np.arange(33), 2 * np.arange(35))  # encoders refuse images below 32 pixels
-NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
-LOSSLESS = (DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLSLossless)
-
-
-def read(path: Path, frame: int | None = None, **options: Any) -> DecodedImage:
-    return read_frame(path, frame, DicomOptions(**options))
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, *LOSSLESS])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from daptkit.data import Conversion
 from daptkit.data.convert import convert_image
@@ -17,16 +16,10 @@ from daptkit.errors import DataError
 from daptkit.reader import DecodedImage
 from daptkit_dicom.plugin import DicomOptions
 from daptkit_dicom.reader import read_frame
-from dicom_files import lut, spanning, write_dicom
+from dicom_files import NATIVE, lut, read_written, spanning, write_dicom
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
-
-
-def read(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any] | None = None, **kw: Any):
-    path = write_dicom(tmp_path / "a.dcm", pixels, **kw)
-    return read_frame(path, None, DicomOptions(**(options or {})))
 
 
 def levels(image: DecodedImage) -> np.ndarray:
@@ -49,7 +42,7 @@ def test_a_window_over_0_to_255_gives_the_png(
     png[0, :2] = 0, 255
     bright = 255 - png if photometric == "MONOCHROME1" else png
     stored = (bright.astype(np.int64) * factor + offset).astype(dtype)
-    image = read(
+    image = read_written(
         tmp_path,
         stored,
         photometric=photometric,
@@ -63,10 +56,10 @@ def test_a_window_over_0_to_255_gives_the_png(
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_eight_bits_without_a_window_stay_bytes(tmp_path: Path, photometric: str) -> None:
-    image = read(tmp_path, BYTES, photometric=photometric)
+    image = read_written(tmp_path, BYTES, photometric=photometric)
     assert image.array.dtype == np.uint8 and not image.display
     assert image.value_range == (0.0, 255.0) and np.array_equal(image.array, BYTES)
-    square = read(tmp_path, BYTES[:6, :6], photometric=photometric)
+    square = read_written(tmp_path, BYTES[:6, :6], photometric=photometric)
     inverted = photometric == "MONOCHROME1"
     assert np.array_equal(levels(square), 255 - BYTES[:6, :6] if inverted else BYTES[:6, :6])
 
@@ -75,19 +68,19 @@ def test_eight_bits_without_a_window_stay_bytes(tmp_path: Path, photometric: str
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_fewer_bits_span_black_to_white(tmp_path: Path, bits: int, dtype: str) -> None:
     stored = RNG.integers(0, 2**bits, (5, 7)).astype(dtype)
-    image = read(tmp_path, stored, bits=bits)
+    image = read_written(tmp_path, stored, bits=bits)
     assert image.array.dtype == np.uint8
     assert np.abs(image.array - stored * 255.0 / (2**bits - 1)).max() <= 0.5
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32", "int32"])
 def test_deep_values_without_a_window_are_the_stored_ones(
     tmp_path: Path, syntax: str, dtype: str
 ) -> None:
     limits = np.iinfo(dtype)
     stored = RNG.integers(limits.min, limits.max, (5, 7), dtype=dtype, endpoint=True)
-    image = read(tmp_path, stored, bits=None, transfer_syntax=syntax)
+    image = read_written(tmp_path, stored, bits=None, transfer_syntax=syntax)
     assert image.array.dtype == np.dtype(dtype) and image.array.dtype.isnative
     assert np.array_equal(image.array, stored) and not image.display
     assert image.value_range == (limits.min, limits.max)
@@ -97,12 +90,12 @@ def test_deep_values_without_a_window_are_the_stored_ones(
 def test_float_pixels(tmp_path: Path, dtype: str, keyword: str) -> None:
     stored = RNG.normal(size=(5, 7)).astype(dtype)
     stored[2, 3] = -1e5
-    image = read(tmp_path, stored, **{f"{keyword}PixelPaddingValue": -1e5})
+    image = read_written(tmp_path, stored, **{f"{keyword}PixelPaddingValue": -1e5})
     padding = stored == -1e5
     assert image.value_range == (-math.inf, math.inf)
     assert np.array_equal(image.array[~padding], stored[~padding])
     assert image.array[2, 3] == stored[~padding].min()
-    shown = read(tmp_path, stored, window=(0.0, 2.0), VOILUTFunction="LINEAR_EXACT")
+    shown = read_written(tmp_path, stored, window=(0.0, 2.0), VOILUTFunction="LINEAR_EXACT")
     np.testing.assert_allclose(shown.array, (stored / 2 + 0.5).clip(0, 1), atol=1e-6)
 
 
@@ -116,7 +109,7 @@ def test_padding_is_the_darkest_level(
     mask[:2], mask[5, 5] = True, True
     stored[:2], stored[5, 5] = 2000, 2003  # in the middle of the grey levels
     stored[~mask & (stored >= 2000) & (stored <= 2004)] = 1999
-    image = read(
+    image = read_written(
         tmp_path,
         stored,
         photometric=photometric,
@@ -149,7 +142,7 @@ def test_padding_is_found_before_the_slope_and_under_the_other_sign(tmp_path: Pa
 
 def test_all_padding_is_left_alone(tmp_path: Path) -> None:
     stored = np.full((3, 3), 7, np.uint16)
-    assert (read(tmp_path, stored, PixelPaddingValue=7).array == 7).all()
+    assert (read_written(tmp_path, stored, PixelPaddingValue=7).array == 7).all()
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -160,12 +153,12 @@ def test_values_in_the_middle_of_their_words(tmp_path: Path, signed: bool) -> No
     # Bits around the stored ones may hold an overlay.
     words |= RNG.integers(0, 16, (5, 7)) | (RNG.integers(0, 4, (5, 7)) << 14)
     raw = words.astype(np.uint16).view(np.int16 if signed else np.uint16)
-    image = read(tmp_path, raw, bits=10, HighBit=13)
+    image = read_written(tmp_path, raw, bits=10, HighBit=13)
     assert np.array_equal(image.array, stored)
     assert image.value_range == (low, low + 2**10 - 1)
     plain = (stored.astype(np.int64) & 0x3FF) | (RNG.integers(0, 64, (5, 7)) << 10)
     raw = plain.astype(np.uint16).view(np.int16 if signed else np.uint16)
-    assert np.array_equal(read(tmp_path, raw, bits=10).array, stored)
+    assert np.array_equal(read_written(tmp_path, raw, bits=10).array, stored)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +179,14 @@ def test_values_in_the_middle_of_their_words(tmp_path: Path, signed: bool) -> No
 )
 def test_contradictions_are_refused(tmp_path: Path, elements: dict[str, Any], reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        read(tmp_path, BYTES, **elements)
+        read_written(tmp_path, BYTES, **elements)
 
 
 def test_a_lut_that_is_too_short_is_refused(tmp_path: Path) -> None:
     item = lut([1, 2, 3], 0, 8)
     item.LUTDescriptor = [4, 0, 8]
     with pytest.raises(DataError, match="LUT is shorter"):
-        read(tmp_path, BYTES, VOILUTSequence=[item])
+        read_written(tmp_path, BYTES, VOILUTSequence=[item])
     item.LUTDescriptor = [3, 0]
     with pytest.raises(DataError, match="malformed LUTDescriptor"):
-        read(tmp_path, BYTES, VOILUTSequence=[item])
+        read_written(tmp_path, BYTES, VOILUTSequence=[item])

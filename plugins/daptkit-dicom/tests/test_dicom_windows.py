@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from daptkit.errors import DataError
 from daptkit_dicom.grey import window
-from daptkit_dicom.plugin import DicomOptions
-from daptkit_dicom.reader import read_frame
-from dicom_files import lut, write_dicom
+from dicom_files import NATIVE, lut, read_written
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (6, 9)).astype(np.uint8)
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
-
-
-def read(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any] | None = None, **kw: Any):
-    path = write_dicom(tmp_path / "a.dcm", pixels, **kw)
-    return read_frame(path, None, DicomOptions(**(options or {})))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +23,7 @@ def read(tmp_path: Path, pixels: np.ndarray, options: dict[str, Any] | None = No
 )
 def test_rescale(tmp_path: Path, slope: float, intercept: float, dtype: str) -> None:
     stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
-    image = read(tmp_path, stored, RescaleSlope=slope, RescaleIntercept=intercept)
+    image = read_written(tmp_path, stored, RescaleSlope=slope, RescaleIntercept=intercept)
     assert image.array.dtype == dtype and not image.display
     np.testing.assert_allclose(image.array, stored.astype(float) * slope + intercept, rtol=1e-6)
     edges = (intercept, 4095 * slope + intercept)
@@ -42,13 +32,13 @@ def test_rescale(tmp_path: Path, slope: float, intercept: float, dtype: str) -> 
 
 def test_wide_rescale_keeps_every_integer(tmp_path: Path) -> None:
     stored = np.array([[0, 1, 2**32 - 1]], np.uint32)
-    image = read(tmp_path, stored, bits=None, RescaleSlope=3, RescaleIntercept=-1)
+    image = read_written(tmp_path, stored, bits=None, RescaleSlope=3, RescaleIntercept=-1)
     assert image.array.tolist() == [[-1, 2, 3 * (2**32 - 1) - 1]]
 
 
 def test_window_is_applied_after_the_slope(tmp_path: Path) -> None:
     stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
-    image = read(tmp_path, stored, window=(40, 400), RescaleSlope=1, RescaleIntercept=-1024)
+    image = read_written(tmp_path, stored, window=(40, 400), RescaleSlope=1, RescaleIntercept=-1024)
     wanted = ((stored - 1024.0 - 39.5) / 399 + 0.5).clip(0, 1)
     np.testing.assert_allclose(image.array, wanted, atol=1e-6)
 
@@ -91,27 +81,29 @@ def test_one_of_several_windows(tmp_path: Path) -> None:
     stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
     several = {"WindowCenter": [600, 2000], "WindowWidth": [100, 3000]}
     for index in (0, 1):
-        image = read(tmp_path, stored, {"voi_index": index}, **several)
+        image = read_written(tmp_path, stored, {"voi_index": index}, **several)
         center, width = several["WindowCenter"][index], several["WindowWidth"][index]
         wanted = ((stored - (center - 0.5)) / (width - 1) + 0.5).clip(0, 1)
         np.testing.assert_allclose(image.array, wanted, atol=1e-6)
     with pytest.raises(DataError, match="no window or VOI LUT 2; the file has 2"):
-        read(tmp_path, stored, {"voi_index": 2}, **several)
+        read_written(tmp_path, stored, {"voi_index": 2}, **several)
 
 
 def test_voi_off_reads_the_values_before_it(tmp_path: Path) -> None:
     stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
-    image = read(tmp_path, stored, {"voi": "off"}, window=(0, 0))
+    image = read_written(tmp_path, stored, {"voi": "off"}, window=(0, 0))
     assert not image.display and np.array_equal(image.array, stored)
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095), (16, 65535)])
 def test_voi_lut(tmp_path: Path, syntax: str, bits: int, top: int) -> None:
     stored = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
     entries = [round(top * (i / 999) ** 2) for i in range(1000)]
     sequence = [lut(entries, 500, bits)]
-    image = read(tmp_path, stored, window=(1, 2), VOILUTSequence=sequence, transfer_syntax=syntax)
+    image = read_written(
+        tmp_path, stored, window=(1, 2), VOILUTSequence=sequence, transfer_syntax=syntax
+    )
     wanted = np.array(entries)[(stored.astype(int) - 500).clip(0, 999)] / top
     np.testing.assert_allclose(image.array, wanted, atol=1e-6)
     assert image.display
@@ -121,13 +113,13 @@ def test_voi_lut(tmp_path: Path, syntax: str, bits: int, top: int) -> None:
         np.testing.assert_allclose(apply_voi_lut(stored, dataset) / top, wanted)
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("syntax", NATIVE)
 def test_modality_lut_before_a_voi_lut(tmp_path: Path, syntax: str) -> None:
     stored = RNG.integers(-100, 300, (5, 7)).astype(np.int16)
     first = [7 * i for i in range(256)]
     second = [min(2000 - i, 1023) for i in range(1800)]
     modality, voi = lut(first, -50, 16), lut(second, 0, 10)
-    image = read(
+    image = read_written(
         tmp_path,
         stored,
         bits=None,
@@ -138,14 +130,18 @@ def test_modality_lut_before_a_voi_lut(tmp_path: Path, syntax: str) -> None:
     )
     values = np.array(first)[(stored.astype(int) + 50).clip(0, 255)]
     assert np.array_equal(image.array, values) and image.value_range == (0.0, 65535.0)
-    both = read(tmp_path, stored, ModalityLUTSequence=[modality], VOILUTSequence=[voi], bits=None)
+    both = read_written(
+        tmp_path, stored, ModalityLUTSequence=[modality], VOILUTSequence=[voi], bits=None
+    )
     np.testing.assert_allclose(both.array, np.array(second)[values] / 1023, atol=1e-6)
 
 
 def test_a_lut_from_a_negative_value_that_was_written_unsigned(tmp_path: Path) -> None:
     stored = RNG.integers(0, 2000, (5, 7)).astype(np.uint16)
     item = lut(list(range(1000)), 2**16 - 500, 10)
-    image = read(tmp_path, stored, RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=[item])
+    image = read_written(
+        tmp_path, stored, RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=[item]
+    )
     wanted = (stored - 1024.0 + 500).clip(0, 999) / 1023
     np.testing.assert_allclose(image.array, wanted, atol=1e-6)
 
@@ -157,5 +153,5 @@ def test_lut_bytes_in_words_and_bytes(tmp_path: Path) -> None:
         item = Dataset()
         item.add_new("LUTDescriptor", "US", [16, 0, 8])
         item.add_new("LUTData", "OW", data)
-        image = read(tmp_path, stored, VOILUTSequence=[item])
+        image = read_written(tmp_path, stored, VOILUTSequence=[item])
         np.testing.assert_allclose(image.array, (15 - stored) / 15.0, atol=1e-6)
