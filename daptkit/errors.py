@@ -10,6 +10,8 @@ class DaptkitError(Exception):
     """Base of every error that is reported as one clear message, without a traceback."""
 
     exit_code = 1
+    told_elsewhere = False
+    """Whether another process of the same run shows the message."""
 
 
 class UsageError(DaptkitError):

@@ -287,16 +287,6 @@ def test_trust_is_never_taken_from_a_file(tmp_path: Path) -> None:
         from_toml(f"trust = true\n{text}", "run.toml")
 
 
-def test_a_process_of_torchrun_is_refused_before_it_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match=r"one of 2 processes of torchrun.*without torchrun"):
-        adapt(tiny_config(tmp_path))
-    assert not (tmp_path / "run").exists()
-
-
 def test_trust_is_announced(tmp_path: Path) -> None:
     lines = Lines()
     adapt(tiny_config(tmp_path, trust=True), reporter=lines)

@@ -158,6 +158,8 @@ def _run(config: str | None, json: bool, **_: object) -> None:
     from daptkit.train.progress import terminal_reporter
 
     result = adapt(resolved, reporter=terminal_reporter())
+    if not result.leads:
+        return
     if json:
         print_json(result.data)
     else:

@@ -34,6 +34,10 @@ cli = click.version_option(__version__, prog_name="daptkit")(debug_option(cli))
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
+    if "WORLD_SIZE" in os.environ:
+        # DistributedDataParallel's notice on unused parameters, from each process and past Python's
+        # own filter of warnings; torch reads the variable when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -50,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED, debug=False)
     except DaptkitError as error:
+        if error.told_elsewhere:
+            return error.exit_code
         return _fail(f"error: {error}", error.exit_code, debug=debug)
     except BrokenPipeError:
         # The reader of our output left, as in 'daptkit ... | head'; nothing more can be written.

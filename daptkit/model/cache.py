@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from torch import Tensor
 from daptkit.errors import DaptkitError
 from daptkit.model.network import AdaptNet, backbone_fingerprint, evaluating
 from daptkit.run import atomic_write
+
+T = TypeVar("T")
 
 FORMAT = 1
 """Raised when the meaning of an entry changes, so that older entries are not read."""
@@ -39,6 +41,19 @@ class Images(Protocol):
 
     def prefetch(self, batches: Iterable[npt.NDArray[np.int64]], /) -> Iterator[Tensor]:
         """Yield the images (N, C, H, W) of each array of row numbers."""
+
+
+class Share(Protocol):
+    """Processes that compute features together; each of them makes the same calls."""
+
+    def first(self, run: Callable[[], T]) -> T:
+        """Run on one of them; what it returns, or raises, comes to all."""
+
+    def own(self, parts: Sequence[T]) -> Sequence[T]:
+        """Return the consecutive parts that are this process' own."""
+
+    def joined(self, own: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
+        """Put the rows of all processes' parts together; ``sizes`` are those of all parts."""
 
 
 class FeatureCache:
@@ -66,6 +81,7 @@ class FeatureCache:
         device: torch.device | str,
         batch_size: int,
         progress: Progress | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Return the pooled features of all images, float32 on the CPU, from disk if there.
 
@@ -77,7 +93,8 @@ class FeatureCache:
                 whatever else changes the input, such as the alignment of the images.
             device: where the backbone runs.
             batch_size: images a forward pass.
-            progress: told how many images are done.
+            progress: told how many images are done, of those that are this process' own.
+            share: processes that share the forwards; one of them reads and writes the entry.
 
         Returns:
             (N, D') float32.
@@ -88,14 +105,15 @@ class FeatureCache:
         """
         path = self.root / f"{feature_key(net, key_parts, device)}.safetensors"
         shape = (len(images), net.trunk_dim)
-        stored = self._read(path, shape)
+        first = _alone if share is None else share.first
+        stored = first(lambda: self._read(path, shape))
         if stored is not None:
             self.hits += 1
             return stored
         self.misses += 1
-        self._check_writable()
-        features = _compute(net, images, shape, torch.device(device), batch_size, progress)
-        self._write(path, features)
+        first(self._check_writable)
+        features = _compute(net, images, shape, torch.device(device), batch_size, progress, share)
+        first(lambda: self._write(path, features))
         return features
 
     def _read(self, path: Path, shape: tuple[int, int]) -> Tensor | None:
@@ -169,21 +187,30 @@ def _compute(
     device: torch.device,
     batch_size: int,
     progress: Progress | None,
+    share: Share | None,
 ) -> Tensor:
-    features = torch.empty(shape, dtype=torch.float32)  # (N, D')
     starts = range(0, shape[0], batch_size)
-    rows = (np.arange(s, min(s + batch_size, shape[0]), dtype=np.int64) for s in starts)
+    batches = [np.arange(s, min(s + batch_size, shape[0]), dtype=np.int64) for s in starts]
+    mine = batches if share is None else share.own(batches)
+    total = sum(map(len, mine))
+    features = torch.empty((total, shape[1]), dtype=torch.float32)  # (N, D')
     net.to(device)
     done = 0
     with torch.no_grad(), evaluating(net):
-        for batch in images.prefetch(rows):
+        for batch in images.prefetch(iter(mine)):
             features[done : done + len(batch)] = net.trunk(batch.to(device)).float().cpu()
             done += len(batch)
             if progress is not None:
-                progress(done, shape[0])
-    if done != shape[0]:
-        raise RuntimeError(f"the image set gave {done} of its {shape[0]} images")
-    return features
+                progress(done, total)
+    if done != total:
+        raise RuntimeError(f"the image set gave {done} of its {total} images")
+    if share is None:
+        return features
+    return share.joined({"": features} if total else {}, [len(rows) for rows in batches])[""]
+
+
+def _alone(run: Callable[[], T]) -> T:
+    return run()
 
 
 def _digest(features: Tensor) -> str:

@@ -14,6 +14,7 @@ from daptkit.report.embedder import Embedder
 from daptkit.run import RunFolder
 from daptkit.train.adaptation import AdaptResult, run_adaptation
 from daptkit.train.progress import Reporter, SilentReporter
+from daptkit.train.world import joined_world
 
 
 def adapt(
@@ -35,16 +36,25 @@ def adapt(
         UsageError: options that cannot work. DataError: data that cannot be used.
         PluginError: a method that breaks the contract. NonFiniteLossError: training diverged.
         DaptkitError: the report failed; the model is written all the same.
+
+    Several processes that ``torchrun`` started and that all call this do one run together: the
+    first one writes and tells, and each returns the same.
     """
     if config is not None and values:
         raise UsageError("give adapt() a configuration or its fields, not both.")
     if config is None:
         config = resolve_config(values, None, method_options)
     report = reporter or SilentReporter()
-    if not config.report:
-        return run_adaptation(config, report).result
-    with Embedder() as embedder:
-        trained = run_adaptation(config, report, ready=embedder.warm_up)
+    with contextlib.ExitStack() as held:
+        with joined_world(config.device) as world:
+            if not world.leads:
+                return run_adaptation(config, SilentReporter(), world=world).result
+            embedder = held.enter_context(Embedder()) if config.report else None
+            ready = embedder.warm_up if embedder else None
+            trained = run_adaptation(config, report, ready, world)
+        # The other processes have ended by now, and what follows is for one.
+        if embedder is None:
+            return trained.result
         report.line("the model is written; measuring what the report shows")
         with _model_is_written(trained.folder):
             report_trained(trained, embedder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
-from daptkit.train.device import Precision, resolve_device
+from daptkit.train.device import Precision
 from daptkit.train.gradual import read_unfreezings
-from daptkit.train.guard import memory_guard
+from daptkit.train.guard import memory_guard, processes_guard
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
@@ -29,6 +29,7 @@ from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
 from daptkit.train.scratch import scratch_maker
 from daptkit.train.twin import keep_twin, obtain_twin
+from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
@@ -38,11 +39,15 @@ _FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "ca
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """What a run delivers: its folder, the closing summary as text, and the figures behind it."""
+    """What a run delivers: its folder, the closing summary as text, and the figures behind it.
+
+    ``leads`` is false on every process but the first of a run that several did together.
+    """
 
     out: Path
     summary: str
     data: dict[str, Any]
+    leads: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ class Trained:
         adapted: the model of the methods; ``None`` in a source-only run.
         scratch: the same network from random weights, where it was asked for.
         record: what ``run.json`` holds.
+        world: processes that trained it.
     """
 
     folder: RunFolder
@@ -66,15 +72,20 @@ class Trained:
     adapted: Delivered | None
     scratch: Delivered | None = None
     record: dict[str, Any]
+    world: World = ALONE
 
     @property
     def result(self) -> AdaptResult:
         """What the caller of a run gets."""
-        return AdaptResult(self.folder.root, summary_text(self.record["figures"]), self.record)
+        summary = summary_text(self.record["figures"])
+        return AdaptResult(self.folder.root, summary, self.record, self.world.leads)
 
 
 def run_adaptation(
-    config: AdaptConfig, reporter: Reporter, ready: Callable[[Prepared], None] | None = None
+    config: AdaptConfig,
+    reporter: Reporter,
+    ready: Callable[[Prepared], None] | None = None,
+    world: World = ALONE,
 ) -> Trained:
     """Run the whole job; see :func:`daptkit.recipes.adapt`.
 
@@ -82,39 +93,47 @@ def run_adaptation(
         config: options.
         reporter: where progress goes.
         ready: called once with the decoded data, before anything is trained.
+        world: processes that do it together; the first one writes and tells.
     """
-    began = time.monotonic()
-    _check_alone()
-    loaded = load_methods(parse_method(config.method))
-    _check_methods(loaded, config)
-    layers = _layers(loaded)
-    precision = Precision(resolve_device(config.device), enabled=config.amp, dtype=config.amp_dtype)
-    folder = RunFolder(config.out)
-    folder.open_for_writing(resume=config.resume)
     advice = f"try a --batch-size below {config.batch_size}, or a smaller --img-size or --model"
-    with folder.locked(), memory_guard(advice):
-        _check_continued(folder, config)
-        prepared = prepare(config, precision.device, reporter, layers)
-        # Only now is there something to continue: a mistyped PATH leaves --out as it was.
-        if not folder.config.exists():
-            atomic_write(folder.config, to_toml(config))
-        if ready is not None:
-            ready(prepared)
-        decoded = time.monotonic()
-        maker = JobMaker(
-            prepared=prepared,
-            config=config,
-            precision=precision,
-            reporter=reporter,
-            methods=tuple(loaded),
-        )
-        # A source-only run is its own twin.
-        twin, cached = _train_twin(folder.twin if loaded else folder, maker)
-        scratch = None
-        if config.from_scratch:
-            scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-        adapted = _train_methods(folder, maker, twin) if loaded else None
-        trained = time.monotonic()
+    with contextlib.ExitStack() as held, spoken_by(world), processes_guard(), memory_guard(advice):
+        return _run(config, reporter, ready, world, held)
+
+
+def _run(
+    config: AdaptConfig,
+    reporter: Reporter,
+    ready: Callable[[Prepared], None] | None,
+    world: World,
+    held: contextlib.ExitStack,
+) -> Trained:
+    began = time.monotonic()
+    loaded, precision = world.node_by_node(lambda: _start(config, world))
+    folder = RunFolder(config.out)
+    world.first(lambda: _open(folder, config, held))
+    prepared = prepare(config, precision.device, reporter, _layers(loaded), world)
+    # Only now is there something to continue: a mistyped PATH leaves --out as it was.
+    world.first(lambda: _keep_config(folder, config))
+    if ready is not None:
+        ready(prepared)
+    decoded = time.monotonic()
+    maker = JobMaker(
+        prepared=prepared,
+        config=config,
+        precision=precision,
+        reporter=reporter,
+        methods=tuple(loaded),
+        world=world,
+    )
+    # A source-only run is its own twin.
+    twin, cached = _train_twin(folder.twin if loaded else folder, maker)
+    scratch = None
+    if config.from_scratch:
+        scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
+    adapted = _train_methods(folder, maker, twin) if loaded else None
+    trained = time.monotonic()
+
+    def record() -> dict[str, Any]:
         figures = run_figures(config, prepared, twin, adapted, scratch)
         if config.finetune == "gradual":
             places = {"source-only": folder.twin, "adapted": folder}
@@ -127,15 +146,17 @@ def run_adaptation(
             "train_seconds": trained - decoded,
             "total_seconds": time.monotonic() - began,
         }
-        record = {
-            **provenance(loaded, prepared, config, precision),
+        content = {
+            **provenance(loaded, prepared, config, precision, world.size),
             "twin": "self" if not loaded else ("cached" if cached else "trained"),
             "timings": {name: round(value, 3) for name, value in timings.items()},
             "methods": (adapted or twin).fit.reports,
             "figures": figures,
             "verdict": None,
         }
-        write_json(folder.record, record)
+        write_json(folder.record, content)
+        return content
+
     return Trained(
         folder=folder,
         config=config,
@@ -143,18 +164,30 @@ def run_adaptation(
         twin=twin,
         adapted=adapted,
         scratch=scratch,
-        record=record,
+        record=world.first(record),
+        world=world,
     )
 
 
-def _check_alone() -> None:
-    """Refuse to be one of several processes of torchrun, which would all do the same run."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if "TORCHELASTIC_RUN_ID" in os.environ and processes != "1":
-        raise UsageError(
-            f"this is one of {processes} processes of torchrun, and daptkit {daptkit.__version__}"
-            " trains in one; start it without torchrun."
-        )
+def _start(config: AdaptConfig, world: World) -> tuple[list[LoadedMethod], Precision]:
+    """Check the options, and return the methods, and the device and precision of the step."""
+    check_shared_batch(config.batch_size, world.size)
+    loaded = load_methods(parse_method(config.method))
+    _check_methods(loaded, config)
+    device = world.device(config.device)
+    return loaded, Precision(device, enabled=config.amp, dtype=config.amp_dtype)
+
+
+def _open(folder: RunFolder, config: AdaptConfig, held: contextlib.ExitStack) -> None:
+    """Make the folder, or continue the one that is there, and keep it locked."""
+    folder.open_for_writing(resume=config.resume)
+    held.enter_context(folder.locked())
+    _check_continued(folder, config)
+
+
+def _keep_config(folder: RunFolder, config: AdaptConfig) -> None:
+    if not folder.config.exists():
+        atomic_write(folder.config, to_toml(config))
 
 
 def _check_methods(loaded: Sequence[LoadedMethod], config: AdaptConfig) -> None:
@@ -213,7 +246,7 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
     twin = obtain_twin(folder, maker)
     delivered = _deliver(folder, maker, twin.net, twin.fit, twin.held_out)
     if not twin.cached:
-        keep_twin(folder, maker, delivered.held_out)
+        maker.world.first(lambda: keep_twin(folder, maker, delivered.held_out))
     return delivered, twin.cached
 
 
@@ -225,8 +258,8 @@ def _train_methods(folder: RunFolder, maker: JobMaker, twin: Delivered) -> Deliv
 def _deliver(
     folder: RunFolder, maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None
 ) -> Delivered:
-    prepared = maker.prepared
+    prepared, decide = maker.prepared, maker.config.decide
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
     meta = model_meta(maker.methods, prepared)
-    return deliver(folder, net, prepared, passes, apart, fit, maker.config.decide, meta)
+    return deliver(folder, net, prepared, passes, apart, fit, decide, meta, maker.world)

@@ -22,6 +22,7 @@ from daptkit.train.domains import Rows
 from daptkit.train.inference import SplitPasses, as_numpy
 from daptkit.train.job import FitResult
 from daptkit.train.prepare import Prepared
+from daptkit.train.world import ALONE, World
 
 Floats = npt.NDArray[np.float64]
 
@@ -111,6 +112,7 @@ def deliver(
     fit: FitResult,
     decide: str,
     meta: dict[str, Any],
+    world: World = ALONE,
 ) -> Delivered:
     """Fit the prediction rule on the held-out source and write model folder and predictions.
 
@@ -123,6 +125,7 @@ def deliver(
         fit: class weights and target prior in force at the end of training.
         decide: ``--decide``.
         meta: provenance for ``model.json``.
+        world: processes of the run; the first one writes.
     """
     rule = fit_rule(
         held_out.logits,
@@ -132,19 +135,24 @@ def deliver(
         decide,
         prepared.classes,
     )
-    save_model_folder(
-        folder.model,
-        net,
-        prepared.model_config,
-        classes=prepared.classes,
-        conversion=prepared.conversion.to_json(),
-        rule=rule.to_json(),
-        extra=meta,
-    )
     table = prepared.data.target.images.table
-    atomic_write(folder.predictions, predictions_csv(table, passes.target_logits, rule, "target"))
-    if held_out.folds > 1:
-        atomic_write(folder.root / _HELD_OUT, save(_arrays(held_out)))
+
+    def write() -> None:
+        save_model_folder(
+            folder.model,
+            net,
+            prepared.model_config,
+            classes=prepared.classes,
+            conversion=prepared.conversion.to_json(),
+            rule=rule.to_json(),
+            extra=meta,
+        )
+        predictions = predictions_csv(table, passes.target_logits, rule, "target")
+        atomic_write(folder.predictions, predictions)
+        if held_out.folds > 1:
+            atomic_write(folder.root / _HELD_OUT, save(_arrays(held_out)))
+
+    world.first(write)
     return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
 
 

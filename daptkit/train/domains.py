@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from daptkit.data import Augment, ImageSet, batch_indices, to_float
+from daptkit.data.augment import N_DRAWS
 from daptkit.method import TaskInfo
 from daptkit.train.device import derive_seed
 from daptkit.train.views import TrunkViews
@@ -145,22 +147,27 @@ def training_batches(
     seed: int,
     device: torch.device,
     with_target: bool,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[tuple[DomainInputs, DomainInputs | None]]:
     """Yield source and target inputs of steps ``start`` to ``stop``.
 
     Order and augmentation are functions of seed, domain and step alone, so a run that resumes sees
-    what it would have seen, and the source images of a seed do not depend on the method.
+    what it would have seen, and the source images of a seed do not depend on the method. Process
+    ``rank`` of ``size`` gets its share of the same batches, changed in the same way.
     """
-    source = _domain_batches(
-        data, "source_train", 0, start, stop, batch_size=batch_size, seed=seed, device=device
-    )
+    sharing: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "own": slice(batch_size * rank // size, batch_size * (rank + 1) // size),
+    }
+    source = _domain_batches(data, "source_train", 0, start, stop, **sharing)
     if not with_target:
         for batch in source:
             yield batch, None
         return
-    target = _domain_batches(
-        data, "target", 1, start, stop, batch_size=batch_size, seed=seed, device=device
-    )
+    target = _domain_batches(data, "target", 1, start, stop, **sharing)
     yield from zip(source, target, strict=True)
 
 
@@ -174,11 +181,12 @@ def _domain_batches(
     batch_size: int,
     seed: int,
     device: torch.device,
+    own: slice,
 ) -> Iterator[DomainInputs]:
     domain, members = data.split(split)
     # The decoder looks ahead, so the order is read twice: once by it, once here.
     ahead, orders = itertools.tee(
-        members[batch_indices(len(members), batch_size, seed=seed, stream=stream, step=step)]
+        members[batch_indices(len(members), batch_size, seed=seed, stream=stream, step=step)[own]]
         for step in range(start, stop)
     )
     generator = torch.Generator(device)
@@ -186,8 +194,10 @@ def _domain_batches(
     for step, (rows, inputs) in enumerate(zip(orders, read, strict=True), start=start):
         moved = inputs.to(device, non_blocking=True)
         if data.augment is not None:
+            # What becomes of an image must not depend on who else has a share of the batch.
             generator.manual_seed(derive_seed(seed, step, stream))
-            moved = data.augment(moved, generator)
+            draws = torch.rand(N_DRAWS, batch_size, generator=generator, device=device)
+            moved = data.augment(moved, draws=draws[:, own])
         else:
             moved = to_float(moved)
         yield DomainInputs(

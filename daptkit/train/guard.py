@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import torch
+import torch.distributed as dist
 
 from daptkit.errors import DaptkitError, PluginError, UsageError
 
@@ -14,15 +15,15 @@ from daptkit.errors import DaptkitError, PluginError, UsageError
 def plugin_guard(method: str, package: str, doing: str) -> Iterator[None]:
     """Turn whatever a plugin raises into a :class:`PluginError` that names it.
 
-    Errors that already carry an exit code and lack of memory pass unchanged: the latter is a
-    matter of batch size, not of the plugin.
+    Errors that already carry an exit code, lack of memory and a lost process pass unchanged: none
+    of them is the plugin's doing.
     """
     try:
         yield
     except DaptkitError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_lost_process(error):
             raise
         raise PluginError(
             f"method '{method}' ({package}) failed in {doing}: {type(error).__name__}: {error}"
@@ -55,6 +56,24 @@ def memory_guard(advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def processes_guard() -> Iterator[None]:
+    """Turn the end of another process of the run, which collectives notice, into one line.
+
+    Raises:
+        DaptkitError: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise DaptkitError(
+            "another process of the run has ended, so this one ends too; its own message says why."
+            " Continue from the last checkpoint with --resume."
+        ) from error
+
+
+@contextlib.contextmanager
 def batchnorm_guard() -> Iterator[None]:
     """Turn BatchNorm's refusal of a single value per channel into one line.
 
@@ -77,3 +96,11 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether an exception says that another process is gone; gloo's errors have no own type."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("gloo" in text or "closed by peer" in text)

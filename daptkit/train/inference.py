@@ -13,6 +13,7 @@ from daptkit.model import AdaptNet
 from daptkit.model.network import evaluating
 from daptkit.train.device import Precision, full_precision
 from daptkit.train.domains import Domain, Rows, TaskData
+from daptkit.train.world import ALONE, World
 
 Outputs = tuple[Tensor, dict[str, Tensor]]
 """Logits (N, K) and taps (N, ...) by layer."""
@@ -26,8 +27,12 @@ def forward_rows(
     *,
     layers: tuple[str, ...] = ("features",),
     precision: Precision,
+    world: World = ALONE,
 ) -> Outputs:
     """Run the model in eval mode over rows of a domain, in order.
+
+    Several processes share the forwards, each of which holds the rows that it would hold in one
+    process, so the outputs are the same to the last bit.
 
     Args:
         net: the model, on the device of ``precision``; the mode of each module is restored.
@@ -35,23 +40,26 @@ def forward_rows(
         rows: (N,) rows of the domain.
         layers: taps to return.
         precision: device and mixed precision.
+        world: processes that share the work; each gets all of the outputs.
 
     Returns:
         Uncorrected logits (N, K) and taps (N, ...), float32 on the CPU.
     """
     if not len(rows):
         raise ValueError("no rows to run the model on")
-    logits: list[Tensor] = []
-    taps: dict[str, list[Tensor]] = {}
+    chunks = list(_chunks(rows, domain.chunk))
+    found: dict[str, list[Tensor]] = {}
     with evaluating(net):
-        for inputs in domain.inputs(_chunks(rows, domain.chunk)):
+        for inputs in domain.inputs(iter(world.own(chunks))):
             moved = to_float(inputs.to(precision.device))
             with precision.autocast():
-                out, found = net(moved, layers, from_trunk=domain.trunk is not None)
-            logits.append(out.float().cpu())
-            for name, value in found.items():
-                taps.setdefault(name, []).append(value.float().cpu())
-    return torch.cat(logits), {name: torch.cat(parts) for name, parts in taps.items()}
+                logits, taps = net(moved, layers, from_trunk=domain.trunk is not None)
+            # No tap has the name of a place that is no name.
+            for name, value in {"": logits, **taps}.items():
+                found.setdefault(name, []).append(value.float().cpu())
+    own = {name: torch.cat(parts) for name, parts in found.items()}
+    outputs = world.joined(own, [len(chunk) for chunk in chunks])
+    return outputs.pop(""), outputs
 
 
 class SplitPasses:
@@ -66,6 +74,7 @@ class SplitPasses:
             computes and nothing has to be passed again for it.
         asked: layers that earlier states of the model were asked for, by split. A pass
             returns them at once instead of being run again for each; it is kept up to date.
+        world: processes that share each pass, and must all ask for it.
     """
 
     def __init__(
@@ -76,11 +85,13 @@ class SplitPasses:
         *,
         delivered: bool = False,
         asked: dict[str, tuple[str, ...]] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.data = data
         self.precision = full_precision(precision.device) if delivered else precision
         self.delivered = delivered
         self._net = net
+        self._world = world
         self._known: dict[str, Outputs] = {}
         self._asked = {} if asked is None else asked
 
@@ -112,7 +123,14 @@ class SplitPasses:
         known = self._known.get(name)
         if known is None or not set(needed) <= known[1].keys():
             wanted = tuple(dict.fromkeys((*self._asked.get(name, ()), *needed)))
-            known = forward_rows(self._net, domain, rows, layers=wanted, precision=self.precision)
+            known = forward_rows(
+                self._net,
+                domain,
+                rows,
+                layers=wanted,
+                precision=self.precision,
+                world=self._world,
+            )
             self._asked[name], self._known[name] = wanted, known
         if len(needed) == len(layers):
             return known
@@ -128,10 +146,13 @@ class TrainingPasses:
         net: the model.
         data: both domains.
         precision: device and mixed precision.
+        world: processes that share each pass.
     """
 
-    def __init__(self, net: AdaptNet, data: TaskData, precision: Precision) -> None:
-        self._net, self._data, self._precision = net, data, precision
+    def __init__(
+        self, net: AdaptNet, data: TaskData, precision: Precision, world: World = ALONE
+    ) -> None:
+        self._net, self._data, self._precision, self._world = net, data, precision, world
         self._asked: dict[str, tuple[str, ...]] = {}
         self._now: SplitPasses | None = None
 
@@ -139,7 +160,12 @@ class TrainingPasses:
         """Return the passes of the model as it is; see :class:`SplitPasses` for ``delivered``."""
         if self._now is None or self._now.delivered != delivered:
             self._now = SplitPasses(
-                self._net, self._data, self._precision, delivered=delivered, asked=self._asked
+                self._net,
+                self._data,
+                self._precision,
+                delivered=delivered,
+                asked=self._asked,
+                world=self._world,
             )
         return self._now
 

@@ -16,6 +16,7 @@ from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
 from daptkit.train.inference import SplitPasses
 from daptkit.train.progress import Reporter
+from daptkit.train.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Job:
         label: name of the phase.
         identity: hash of the data, which a continued run must find unchanged.
         twin: passes of the source-only model, for methods that ask; ``None`` in folds.
+        world: processes that train it together.
         events: whether plugins of the group ``daptkit.events`` hear of it.
     """
 
@@ -52,6 +54,7 @@ class Job:
     label: str
     identity: str
     twin: SplitPasses | None = None
+    world: World = ALONE
     events: bool = True
 
 

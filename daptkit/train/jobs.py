@@ -18,6 +18,7 @@ from daptkit.train.domains import TaskData
 from daptkit.train.job import Job
 from daptkit.train.prepare import Prepared
 from daptkit.train.progress import Reporter
+from daptkit.train.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class JobMaker:
         precision: device and mixed precision.
         reporter: where progress goes.
         methods: methods of the run; none for source-only.
+        world: processes of the run.
         label: what a model without methods is called.
     """
 
@@ -38,6 +40,7 @@ class JobMaker:
     precision: Precision
     reporter: Reporter
     methods: tuple[LoadedMethod, ...] = ()
+    world: World = ALONE
     label: str = "source-only"
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
@@ -62,6 +65,7 @@ class JobMaker:
             reporter=self.reporter,
             label=self.config.method if self.methods else self.label,
             identity=self._identity(),
+            world=self.world,
         )
 
     def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import signal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from daptkit.data import steps_per_epoch
-from daptkit.errors import DaptkitError, Terminated
+from daptkit.errors import DaptkitError
 from daptkit.host import emit_event
 from daptkit.plugin import Event
-from daptkit.run import MetricsLog
+from daptkit.run import MetricsLog, RunFolder
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.context import EpochContext, validation_values
@@ -22,9 +23,10 @@ from daptkit.train.guard import plugin_guard
 from daptkit.train.inference import TrainingPasses
 from daptkit.train.job import FitResult, Job
 from daptkit.train.optim import schedule_factor
+from daptkit.train.parallel import gather_of, parallel
 from daptkit.train.report import method_reports
 from daptkit.train.roles import Roles
-from daptkit.train.signals import StopRequest, stop_on_signals
+from daptkit.train.signals import StopRequest, obey, stop_on_signals
 from daptkit.train.step import Step
 from daptkit.train.update import Updater
 from daptkit.train.window import Window
@@ -40,7 +42,14 @@ class Trainer:
         self.job = job
         config, data = job.config, job.data
         self.device = job.precision.device
-        self.module = Step(job.net, job.methods, job.packages, split=config.bn == "split")
+        self.world = job.world
+        self.module = Step(
+            job.net,
+            job.methods,
+            job.packages,
+            split=config.bn == "split",
+            gather=gather_of(job.world),
+        )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.updater = Updater(job)
@@ -56,8 +65,10 @@ class Trainer:
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._passes = TrainingPasses(job.net, data, job.precision)
-        self.metrics = self._continue()
+        self._passes = TrainingPasses(job.net, data, job.precision, job.world)
+        self.metrics: MetricsLog | None = None
+        self._continue()
+        self._parallel = parallel(self.module, self.world)
 
     def run(self) -> FitResult:
         """Train to the end.
@@ -78,9 +89,9 @@ class Trainer:
                     self._train_epoch(request)
                     self._end_epoch()
                     self._save()
-                    self._obey(request)
+                    obey(self.world.agreed(request.signal))
                 self._call("on_fit_end")
-                self._obey(request)
+                obey(self.world.agreed(request.signal))
         finally:
             reporter.stop()
             if self.metrics is not None:
@@ -100,8 +111,9 @@ class Trainer:
         self._passes.forget()
         self.module.train()
         if self.step % self.per_epoch == 0:
-            self.class_weights = self.roles.class_weights()
-            self.target_prior = self.roles.target_prior()
+            self.class_weights, self.target_prior = self.world.same(
+                (self.roles.class_weights(), self.roles.target_prior())
+            )
         weights = self.class_weights.to(self.device)
         prior = None if self.target_prior is None else self.target_prior.to(self.device)
         generator = torch.Generator(self.device)
@@ -114,12 +126,15 @@ class Trainer:
             seed=job.config.seed,
             device=self.device,
             with_target=bool(job.methods),
+            rank=self.world.rank,
+            size=self.world.size,
         )
         for source, target in batches:
             self._train_step(source, target, weights, prior, generator)
-            if request.signal is not None and self.step < end:
+            stop = self.world.agreed(request.signal)
+            if stop is not None and self.step < end:
                 self._save()
-                self._obey(request)
+                obey(stop)
 
     def _train_step(
         self,
@@ -130,15 +145,17 @@ class Trainer:
         generator: torch.Generator,
     ) -> None:
         config = self.job.config
-        # Dropout and methods draw from a stream that depends on seed and step alone, so a resumed
-        # run continues bit for bit.
-        seed_default_generators(self.device, derive_seed(config.seed, self.step, 2))
+        # Dropout and methods draw from streams that depend on seed and step alone, so a resumed
+        # run continues bit for bit. Processes must not drop the same units of different images,
+        # but methods must draw the same, since each computes the losses of the whole batch.
+        apart = (self.world.rank,) if self.world.rank else ()
+        seed_default_generators(self.device, derive_seed(config.seed, self.step, 2, *apart))
         generator.manual_seed(derive_seed(config.seed, self.step, 3))
         progress = self.step / self.total
         factor = schedule_factor(config.sched, progress)
         self.updater.set_rate(factor)
         with self.job.precision.autocast():
-            result = self.module(
+            result = self._parallel(
                 source,
                 target,
                 progress=progress,
@@ -178,7 +195,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         context = self._call("on_epoch_end")
-        values = validation_values(context)
+        values = self.world.same(validation_values(context))
         self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
         if self.gradual is not None and self.step < self.total:
@@ -187,6 +204,9 @@ class Trainer:
     def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
         changed = gradual.after_epoch(loss)
         if changed is not None:
+            # What is wrapped knows only the parameters that were trained when it was.
+            self._parallel = self.module
+            self._parallel = parallel(self.module, self.world)
             self._write(changed.entry(self.step, epoch))
             self.job.reporter.line(f"{self.job.label}: {changed.sentence(epoch)}")
             self._emit(
@@ -211,7 +231,7 @@ class Trainer:
         return context
 
     def _emit(self, event: Event) -> None:
-        if self.job.events:
+        if self.job.events and self.world.leads:
             emit_event(event)
 
     def _note(self, text: str) -> None:
@@ -225,12 +245,17 @@ class Trainer:
 
     def _save(self) -> None:
         check_weights(self.module, self.step)
-        if self.job.folder is None or self.metrics is None:
-            return
+        if self.job.folder is not None:
+            self.world.first(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        assert self.job.folder is not None
+        assert self.metrics is not None
         save_checkpoint(
             self.job.folder.checkpoints,
             {
                 "identity": self.job.identity,
+                "processes": self.world.size,
                 "step": self.step,
                 "module": module_state(self.module, self.job.data.from_trunk),
                 **self.updater.state(),
@@ -243,15 +268,23 @@ class Trainer:
             },
         )
 
-    def _continue(self) -> MetricsLog | None:
-        """Load the last checkpoint, if there is one, and return the metrics as it left them."""
-        if self.job.folder is None:
-            return None
-        state, damaged = load_checkpoint(self.job.folder.checkpoints)
+    def _continue(self) -> None:
+        """Load the last checkpoint, if there is one, and open the metrics as it left them."""
+        folder = self.job.folder
+        if folder is None:
+            return
+        state, damaged = self.world.first(lambda: load_checkpoint(folder.checkpoints))
         if damaged:
             self.job.reporter.line(f"checkpoint {damaged[0]} is damaged; the one before is used.")
-        if state is None:
-            return MetricsLog(self.job.folder.metrics)
+        if state is not None:
+            self._load(state)
+        self.world.first(lambda: self._open_metrics(folder, state))
+
+    def _open_metrics(self, folder: RunFolder, state: Mapping[str, Any] | None) -> None:
+        position = 0 if state is None else int(state["metrics_position"])
+        self.metrics = MetricsLog(folder.metrics, position)
+
+    def _load(self, state: dict[str, Any]) -> None:
         if state.get("identity") != self.job.identity:
             raise DaptkitError(
                 "--resume: the images or labels have changed since the run was started; start"
@@ -265,10 +298,8 @@ class Trainer:
         self.notes = list(state["notes"])
         if self.gradual is not None:
             self.gradual.load_state(state["gradual"])
-        return MetricsLog(self.job.folder.metrics, int(state["metrics_position"]))
-
-    def _obey(self, request: StopRequest) -> None:
-        if request.signal == signal.SIGTERM:
-            raise Terminated("terminated; a checkpoint was written. Continue with --resume.")
-        if request.signal is not None:
-            raise KeyboardInterrupt
+        if state["processes"] != self.world.size:
+            self.job.reporter.line(
+                f"{self.job.label}: continued by {self.world.size} processes instead of"
+                f" {state['processes']}; sums are rounded in another order, and dropout draws anew"
+            )

@@ -32,6 +32,7 @@ from daptkit.train.plugins import plugin_readers
 from daptkit.train.progress import Reporter
 from daptkit.train.tables import decode_cache, read_tables
 from daptkit.train.trunk import check_taps, with_trunk
+from daptkit.train.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,11 @@ class Prepared:
 
 
 def prepare(
-    config: AdaptConfig, device: torch.device, reporter: Reporter, layers: tuple[str, ...]
+    config: AdaptConfig,
+    device: torch.device,
+    reporter: Reporter,
+    layers: tuple[str, ...],
+    world: World = ALONE,
 ) -> Prepared:
     """Read both domains and set the model up.
 
@@ -79,11 +84,34 @@ def prepare(
         device: where the frozen trunk runs.
         reporter: where progress goes.
         layers: taps that the run's methods read, for their sizes.
+        world: processes of the run. One of each node decodes the images, the others read them from
+            the cache; all share the forwards of a frozen trunk.
 
     Raises:
-        DataError: images, labels or weights cannot be used.
+        DataError: images, labels or weights cannot be used, or differ between the processes.
         UsageError: options do not fit together.
     """
+    prepared = world.node_by_node(lambda: _read(config, device, reporter, layers))
+    _check_same(prepared.fingerprints, world)
+    if config.finetune != "frozen":
+        return prepared
+    data, hits = with_trunk(
+        prepared.data,
+        prepared.network.make(device),
+        prepared.conversion,
+        prepared.fingerprints,
+        device,
+        reporter,
+        config,
+        world,
+    )
+    return replace(prepared, data=data, cache_hits=hits)
+
+
+def _read(
+    config: AdaptConfig, device: torch.device, reporter: Reporter, layers: tuple[str, ...]
+) -> Prepared:
+    """Read both domains and set the model up, without any forward but for sizes."""
     check_augmentation(config)
     fixed = None if config.window is None else parse_window(config.window)
     if config.trust:
@@ -134,9 +162,6 @@ def prepare(
         "source": source_images.table.fingerprint(),
         "target": target_images.table.fingerprint(),
     }
-    hits = 0
-    if config.finetune == "frozen":
-        data, hits = with_trunk(data, net, conversion, fingerprints, device, reporter, config)
     return Prepared(
         data=data,
         network=network,
@@ -145,8 +170,26 @@ def prepare(
         fingerprints=fingerprints,
         skipped=skipped,
         overlaps=tables.overlaps,
-        cache_hits=hits,
+        cache_hits=0,
     )
+
+
+def _check_same(fingerprints: dict[str, str], world: World) -> None:
+    """Refuse processes that see other images or labels than the first one.
+
+    Raises:
+        DataError: the domain and the first process that differs are named.
+    """
+    first, *others = world.all_of(fingerprints)
+    for rank, found in enumerate(others, start=1):
+        for name, fingerprint in found.items():
+            if fingerprint != first[name]:
+                error = DataError(
+                    f"process {rank + 1} of {world.size} finds other {name} images or labels than"
+                    " the first one; --source and --target must be the same files on every node."
+                )
+                error.told_elsewhere = not world.leads
+                raise error
 
 
 def _stored(stored: Conversion, fitted: Conversion) -> Conversion:

@@ -32,9 +32,13 @@ def model_meta(loaded: Sequence[LoadedMethod], prepared: Prepared) -> dict[str, 
 
 
 def provenance(
-    loaded: Sequence[LoadedMethod], prepared: Prepared, config: AdaptConfig, precision: Precision
+    loaded: Sequence[LoadedMethod],
+    prepared: Prepared,
+    config: AdaptConfig,
+    precision: Precision,
+    processes: int,
 ) -> dict[str, Any]:
-    """Return versions, plugins, seed, device, model and data of a run; no path and no id."""
+    """Return versions, plugins, seed, devices, model and data of a run; no path and no id."""
     data = prepared.data
     return {
         "method": config.method,
@@ -47,6 +51,7 @@ def provenance(
         },
         "plugins": {m.spec.name: {"package": m.package, "version": m.version} for m in loaded},
         "device": precision.device.type,
+        "processes": processes,
         "model": {
             "name": prepared.model_config.name,
             "weights": model_meta(loaded, prepared)["pretrained"],

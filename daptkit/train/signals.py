@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from daptkit.errors import Terminated
+
 
 class StopRequest:
     """Holds the signal that asked to stop, or ``None``."""
@@ -39,3 +41,19 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def obey(number: int | None) -> None:
+    """Stop as a signal asks, now that a checkpoint was written.
+
+    Args:
+        number: the signal, or ``None`` to go on.
+
+    Raises:
+        Terminated: it was SIGTERM.
+        KeyboardInterrupt: it was another one.
+    """
+    if number == signal.SIGTERM:
+        raise Terminated("terminated; a checkpoint was written. Continue with --resume.")
+    if number is not None:
+        raise KeyboardInterrupt

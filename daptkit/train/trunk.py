@@ -20,6 +20,7 @@ from daptkit.model.network import evaluating
 from daptkit.train.domains import Domain, Rows, TaskData
 from daptkit.train.progress import Reporter
 from daptkit.train.views import TrunkViews, ViewImages
+from daptkit.train.world import ALONE, World
 
 _BATCH = 64
 
@@ -43,6 +44,7 @@ def with_trunk(
     device: torch.device,
     reporter: Reporter,
     config: AdaptConfig,
+    world: World = ALONE,
 ) -> tuple[TaskData, int]:
     """Return the data with the trunk's features of both domains, and how many were cached.
 
@@ -58,6 +60,7 @@ def with_trunk(
         device: where the trunk runs.
         reporter: where progress goes.
         config: number and seed of the views.
+        world: processes that share the forwards; the first one reads and writes the cache.
 
     Raises:
         DaptkitError: the cache cannot be written.
@@ -72,6 +75,7 @@ def with_trunk(
             device=device,
             reporter=reporter,
             name=name,
+            world=world,
         )
         for name, domain in (("source", data.source), ("target", data.target))
     }
@@ -106,6 +110,7 @@ class _Reading:
     device: torch.device
     reporter: Reporter
     name: str
+    world: World
 
     def plain(self) -> Tensor:
         """Return the features (N, D') of the images as they are."""
@@ -139,6 +144,7 @@ class _Reading:
                 device=self.device,
                 batch_size=_BATCH,
                 progress=progress,
+                share=self.world,
             )
 
 

@@ -13,6 +13,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from torch import Tensor
 
 import daptkit
 from daptkit.errors import DaptkitError
@@ -79,12 +80,12 @@ def obtain_twin(folder: RunFolder, maker: JobMaker) -> Twin:
         maker: makes the job; its methods play no part.
     """
     prepared = maker.prepared
-    stored = _load(_place(maker), maker)
+    stored = maker.world.first(lambda: _reuse(folder, maker))
     if stored is not None:
         maker.reporter.line(f"{maker.label} twin: reused from an earlier run")
-        net = stored.net.to(maker.precision.device)
-        atomic_write(folder.metrics, stored.metrics)
-        passes = SplitPasses(net, prepared.data, maker.precision, delivered=True)
+        net = prepared.network.make(maker.precision.device)
+        net.load_state_dict(stored.state)
+        passes = SplitPasses(net, prepared.data, maker.precision, delivered=True, world=maker.world)
         fit = FitResult(class_weights=torch.ones(len(prepared.classes)), passes=passes)
         return Twin(net=net, fit=fit, held_out=stored.held_out, cached=True)
     job = replace(maker, methods=()).make(prepared.data, folder)
@@ -121,9 +122,17 @@ def keep_twin(folder: RunFolder, maker: JobMaker, held_out: HeldOut) -> None:
 
 @dataclass(frozen=True)
 class _Stored:
-    net: AdaptNet
+    state: dict[str, Tensor]
     metrics: bytes
     held_out: HeldOut
+
+
+def _reuse(folder: RunFolder, maker: JobMaker) -> _Stored | None:
+    """Return the entry of the cache, if there is one, and write its metrics to the folder."""
+    stored = _load(_place(maker), maker)
+    if stored is not None:
+        atomic_write(folder.metrics, stored.metrics)
+    return stored
 
 
 def _load(entry: Path, maker: JobMaker) -> _Stored | None:
@@ -140,7 +149,7 @@ def _load(entry: Path, maker: JobMaker) -> _Stored | None:
         maker.reporter.line(f"{maker.label} twin: the cached one is damaged and is trained again")
         shutil.rmtree(entry, ignore_errors=True)
         return None
-    return _Stored(net, metrics, held_out)
+    return _Stored(net.state_dict(), metrics, held_out)
 
 
 def _checked(path: Path, digest: str) -> bytes:
