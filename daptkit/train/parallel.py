@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
