@@ -157,7 +157,9 @@ class Method(nn.Module):
     """Base class of an adaptation method.
 
     A method returns named losses and never steps an optimiser. Its parameters and buffers are
-    saved, moved and resumed by the host. Subclasses override only what they need.
+    saved, moved and resumed by the host, and no other attribute is: whatever steps depend on, such
+    as a running average of weights, is a buffer, registered in ``__init__`` in its final shape.
+    Subclasses override only what they need.
 
     Args:
         options: instance of the options dataclass named by the method's specification.

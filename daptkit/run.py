@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from daptkit.errors import DaptkitError, UsageError
 
@@ -26,12 +26,26 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         DaptkitError: the disk is full or the folder cannot be written.
     """
     data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name when the block has ended well, as :func:`atomic_write` does.
+
+    Args:
+        path: file to write; its folder is made if needed.
+
+    Raises:
+        DaptkitError: the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f"{temporary_prefix(path)}{uuid.uuid4().hex}")
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
+from daptkit.cli.main import run
 from make_sites import make_sites
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,3 +62,17 @@ def shared_data() -> Path:
 def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``source`` and ``target``: 48 and 40 phantoms of 32 x 32 in three classes."""
     return make_sites(tmp_path_factory.mktemp("sites"), n_source=48, n_target=40, size=32)
+
+
+@pytest.fixture
+def failing(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail with a code and one clear message; return the message."""
+
+    def fail(code: int, *arguments: str) -> str:
+        assert run(arguments) == code
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        return captured.err[captured.err.index("daptkit: error: ") :]
+
+    return fail

@@ -58,20 +58,6 @@ def trained(two_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def failing(capsys: pytest.CaptureFixture[str]) -> Failing:
-    """Run a command that must fail with a code and one clear message; return the message."""
-
-    def fail(code: int, *arguments: str) -> str:
-        assert run(arguments) == code
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert "Traceback" not in captured.err
-        return captured.err[captured.err.index("daptkit: error: ") :]
-
-    return fail
-
-
 def test_adapt_leaves_a_whole_run_folder(trained: Path, two_sites: Path) -> None:
     names = {p.name for p in trained.iterdir()} - {".lock"}
     assert names == {

@@ -20,7 +20,7 @@ from fakes import tiny_config
 ROOT = Path(__file__).resolve().parent.parent
 
 VICTIM = """
-import os, signal, sys
+import contextlib, os, signal, sys
 from pathlib import Path
 
 import daptkit
@@ -28,7 +28,7 @@ from daptkit.train import checkpoint, loop
 from test_train_kill import configuration
 
 folder, where, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-train_step, write = loop.Trainer._train_step, checkpoint.atomic_write
+train_step, atomic_file = loop.Trainer._train_step, checkpoint.atomic_file
 steps = saves = 0
 
 def die() -> None:
@@ -41,16 +41,28 @@ def step(self, *arguments):
     if (where, count) == ("step", steps):
         die()
 
-def save(path, content):
+class Dying:
+    # A file that is cut off in the middle of its eighth piece, one of the tensors.
+
+    def __init__(self, file):
+        self.file, self.pieces = file, 0
+
+    def write(self, content):
+        self.pieces += 1
+        if self.pieces == 8:
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            die()
+        self.file.write(content)
+
+@contextlib.contextmanager
+def save(path):
     global saves
     saves += 1
-    if (where, count) == ("save", saves):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / f".{path.name}.cut").write_bytes(content[: len(content) // 2])
-        die()
-    write(path, content)
+    with atomic_file(path) as file:
+        yield Dying(file) if (where, count) == ("save", saves) else file
 
-loop.Trainer._train_step, checkpoint.atomic_write = step, save
+loop.Trainer._train_step, checkpoint.atomic_file = step, save
 daptkit.adapt(configuration(folder))
 """
 
@@ -97,6 +109,8 @@ def test_a_killed_run_continues_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, where: str, count: int
 ) -> None:
     kill(tmp_path, where, count)
+    unfinished = list(tmp_path.rglob(".last.ckpt.*"))
+    assert [path.stat().st_size > 0 for path in unfinished] == ([True] if where == "save" else [])
     monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
     result = daptkit.adapt(configuration(tmp_path, resume=True))
     for name in (

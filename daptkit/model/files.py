@@ -9,7 +9,8 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 SAFE_TORCH = Version("2.10")
 """First torch whose ``torch.load(weights_only=True)`` is not known to run code of a file."""
 
+_ZIP = b"PK\x03\x04"
+
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -43,8 +46,10 @@ _UNREADABLE = (
     MemoryError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
+    SafetensorError,  # torch.load takes safetensors too, by the length of the header
 )
-"""What torch.load raises on bytes that are no checkpoint, or that are a damaged one."""
+"""What torch.load and zipfile raise on bytes that are no checkpoint, or a damaged one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,22 @@ class WeightsReport:
     unexpected: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
+    @property
+    def warning(self) -> str | None:
+        """A line on what the file lacks, if it lacks anything."""
+        if not self.missing:
+            return None
+        return (
+            f"warning: the weights file lacks {len(self.missing)} of the backbone's {self.total}"
+            f" tensors, or has them in another shape; these start from random values:"
+            f" {first_names(self.missing)}"
+        )
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first three names, and whether there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file."""
@@ -81,12 +102,17 @@ def read_state_dict(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
         trust: also read a torch file that carries Python objects, whose code runs then, and torch
             files at all under a torch older than :data:`SAFE_TORCH`.
 
+    A torch file's own check sums are verified. Those of today's kind (torch 1.6 and newer) have
+    them; older ones, those saved without (``torch.serialization.set_crc32_options(False)``) and
+    safetensors have none, so of these flipped bits are found only where they break the structure.
+
     Raises:
-        DataError: missing, empty, truncated, an HTML page, a pickle with code, or no tensors.
+        DataError: missing, empty, truncated, an HTML page, bits that have flipped, a pickle with
+            code, or no tensors.
     """
     head = _read_head(path)
     # safetensors: 8 bytes of header length, then the header's opening brace.
-    content = _load_safetensors(path) if head[8:9] == b"{" else _load_torch(path, trust)
+    content = _load_safetensors(path) if head[8:9] == b"{" else _load_torch(path, head, trust)
     if isinstance(content, nn.Module):
         content = content.state_dict()
     while isinstance(content, Mapping):
@@ -138,7 +164,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_torch(path: Path, trust: bool) -> Any:
+def _load_torch(path: Path, head: bytes, trust: bool) -> Any:
     if not trust and Version(torch.__version__) < SAFE_TORCH:
         raise DataError(
             f"weights file {path}: torch {torch.__version__} may run code that a torch file "
@@ -146,6 +172,8 @@ def _load_torch(path: Path, trust: bool) -> Any:
             "give --trust if you trust their origin."
         )
     try:
+        if head.startswith(_ZIP):
+            _verify_sums(path)
         # timm's own checkpoints carry their arguments as a Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), _quiet_about_age():
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -159,6 +187,21 @@ def _load_torch(path: Path, trust: bool) -> Any:
                 "if you trust its origin."
             ) from error
     return _load_trusted(path)
+
+
+def _verify_sums(path: Path) -> None:
+    """Read each part of a zip to its end, where zipfile compares its check sum; torch does not.
+
+    Raises:
+        BadZipFile: a check sum is wrong; other errors of ``_UNREADABLE`` for other damage.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.CRC == 0:
+                continue  # saved without
+            with archive.open(part) as file:
+                while file.read(1 << 20):
+                    pass
 
 
 def _load_trusted(path: Path) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from daptkit.errors import DataError
 from daptkit.model.build import BUILD_ERRORS
-from daptkit.model.files import WeightsReport, file_sha256, read_state_dict
+from daptkit.model.files import WeightsReport, file_sha256, first_names, read_state_dict
 from daptkit.model.network import AdaptNet
 
 MIN_MATCHED = 0.9
@@ -159,8 +159,7 @@ def _mismatch(
         ("In the file", report.unexpected),
     ):
         if names:
-            more = ", ..." if len(names) > 3 else ""
-            parts.append(f"{title}: {', '.join(names[:3])}{more}.")
+            parts.append(f"{title}: {first_names(names)}.")
     parts.append("Name the file's architecture with --model, --model-kwargs and --in-chans.")
     return " ".join(parts)
 

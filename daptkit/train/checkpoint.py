@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from daptkit.errors import DaptkitError
-from daptkit.run import atomic_write, temporary_prefix, writing
+from daptkit.run import atomic_file, temporary_prefix, writing
+from daptkit.train.statefile import pack_state, read_state, write_packed
 
-_MAGIC = b"daptkit-checkpoint-1\n"
 _LAST, _PREVIOUS = "last.ckpt", "previous.ckpt"
 _BACKBONE = "net.backbone."
 
@@ -23,31 +20,29 @@ _BACKBONE = "net.backbone."
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write ``last.ckpt`` atomically after keeping the one before as ``previous.ckpt``.
 
-    The file is a magic line, the SHA-256 of the rest in hex and a newline, then the state as
-    ``torch.save`` writes it: a bit flip or a truncation is found before anything is unpickled.
+    See :mod:`daptkit.train.statefile` for what is in the file: a bit flip or a truncation is found
+    before anything is unpickled.
 
     Raises:
         DaptkitError: the disk is full or the folder cannot be written.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    digest = hashlib.sha256(content).hexdigest().encode() + b"\n"
+    parts = pack_state(state)
     last = folder / _LAST
     with writing(last):
         for unfinished in folder.glob(f"{temporary_prefix(last)}*"):
             unfinished.unlink()
         if last.exists():
             last.replace(folder / _PREVIOUS)
-    atomic_write(last, _MAGIC + digest + content)
+    with atomic_file(last) as file:
+        write_packed(file, parts)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return the newest usable state and the names of files that were not usable, now removed.
 
     Raises:
-        DaptkitError: checkpoints exist but none can be read (these stay), or a damaged one cannot
-            be removed.
+        DaptkitError: checkpoints exist but none can be read (these stay), the newest whole one is
+            of another format, or a damaged one cannot be removed.
     """
     damaged: list[str] = []
     for name in (_LAST, _PREVIOUS):
@@ -76,17 +71,9 @@ def _remove(folder: Path, damaged: Sequence[str]) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = path.read_bytes()
+        return read_state(path)
     except OSError as error:
         raise DaptkitError(f"cannot read '{path}': {error.strerror or error}.") from error
-    head, body = content[: len(_MAGIC) + 65], content[len(_MAGIC) + 65 :]
-    if head != _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
-        return None
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        return None
-    return state
 
 
 def module_state(module: nn.Module, frozen: bool) -> dict[str, Tensor]:

@@ -119,6 +119,8 @@ def _read(
     readers = plugin_readers(reporter.line, parse_reader_options(config.reader_options))
     tables = read_tables(config, readers, reporter.line)
     network = network_source(config, class_names(tables.source.labels))
+    if network.weights is not None and network.weights.warning is not None:
+        reporter.line(network.weights.warning)
     classes = network.classes
     # A wrong rule or a missing label is an error before anything is decoded.
     parse_decide(config.decide, classes)
