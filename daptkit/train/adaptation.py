@@ -16,6 +16,7 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
 from daptkit.train.device import Precision, resolve_device
@@ -94,6 +95,7 @@ def run_adaptation(
     advice = f"try a --batch-size below {config.batch_size}, or a smaller --img-size or --model"
     with folder.locked(), memory_guard(advice):
         _check_continued(folder, config)
+        check_compile(config, loaded, precision.device, reporter)
         prepared = prepare(config, precision.device, reporter, layers)
         # Only now is there something to continue: a mistyped PATH leaves --out as it was.
         if not folder.config.exists():

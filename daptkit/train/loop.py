@@ -14,6 +14,7 @@ from daptkit.plugin import Event
 from daptkit.run import MetricsLog
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
+from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
 from daptkit.train.device import derive_seed, seed_default_generators
 from daptkit.train.domains import DomainInputs, training_batches
@@ -40,7 +41,13 @@ class Trainer:
         self.job = job
         config, data = job.config, job.data
         self.device = job.precision.device
-        self.module = Step(job.net, job.methods, job.packages, split=config.bn == "split")
+        self.module = Step(
+            job.net,
+            job.methods,
+            job.packages,
+            split=config.bn == "split",
+            backbone=training_backbone(job),
+        )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.updater = Updater(job)
@@ -187,6 +194,7 @@ class Trainer:
     def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
         changed = gradual.after_epoch(loss)
         if changed is not None:
+            self.module.backbone = training_backbone(self.job)
             self._write(changed.entry(self.step, epoch))
             self.job.reporter.line(f"{self.job.label}: {changed.sentence(epoch)}")
             self._emit(
