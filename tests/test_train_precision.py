@@ -11,8 +11,6 @@ from device_steps import (
     METHODS,
     assert_bfloat16_is_close,
     assert_loss_is_float32_inside,
-    run_without_synchronisation,
-    trainer_of,
 )
 
 
@@ -30,9 +28,3 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(folder: Path, method: str
 @pytest.mark.parametrize("method", ALIGNMENTS)
 def test_autocast_costs_a_loss_no_digit(method: str, offset: float) -> None:
     assert_loss_is_float32_inside(method, "cpu", offset)
-
-
-def test_what_the_gpu_tests_run_works(tmp_path: Path) -> None:
-    trainer = trainer_of(tmp_path, "dann+bbse", "cpu", batch_size=8, amp=True, log_interval=100)
-    losses = run_without_synchronisation(trainer, warm_up=2, steps=5)
-    assert len(losses) == 7 and trainer.step == 7
