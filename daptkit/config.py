@@ -134,6 +134,7 @@ class AdaptConfig:
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     amp: bool = option(False, "Automatic mixed precision.")
     amp_dtype: str = option("bfloat16", "Its type.", choices=("bfloat16", "float16"))
+    compile: bool = option(False, "Compile the backbone for the steps of training.")
     workers: int | None = option(None, "Threads that decode images (the CPU count).", low=0)
     report: bool = option(True, "Write report.html with its figures.")
     log_interval: int = option(50, "Steps between lines of metrics.jsonl.", low=1)

@@ -15,7 +15,7 @@ from daptkit.host import LoadedMethod
 from daptkit.method import Method
 from daptkit.plugin import MethodSpec, NoOptions
 from daptkit.run import RunFolder
-from daptkit.train.device import Precision
+from daptkit.train.device import Precision, resolve_device
 from daptkit.train.job import Job
 from daptkit.train.jobs import JobMaker
 from daptkit.train.network import network_source
@@ -104,11 +104,11 @@ def in_process(factory: type[Method], name: str = "fake", **spec: Any) -> Loaded
 def make_job(
     config: AdaptConfig, *methods: LoadedMethod, out: Path | None = None
 ) -> tuple[Job, JobMaker]:
-    """Prepare a run and make its job."""
-    precision = Precision(torch.device("cpu"), enabled=config.amp, dtype=config.amp_dtype)
+    """Prepare a run and make its job, on the CPU unless the configuration names a device."""
+    precision = Precision(resolve_device(config.device), enabled=config.amp, dtype=config.amp_dtype)
     config = replace(config, method="+".join(m.spec.name for m in methods) or "none")
     maker = JobMaker(
-        prepared=prepare(config, torch.device("cpu"), SilentReporter(), ("features", "logits")),
+        prepared=prepare(config, precision.device, SilentReporter(), ("features", "logits")),
         config=config,
         precision=precision,
         reporter=SilentReporter(),

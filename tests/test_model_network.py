@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -216,3 +217,20 @@ def test_building_needs_no_network_unless_asked(monkeypatch: pytest.MonkeyPatch)
     assert not asked
     build_model(tiny_net("test_resnet").config, pretrained=True)
     assert asked
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_convolutions_run_in_channels_last_memory(loaded: bool) -> None:
+    """One tensor in the other order would be turned round at every step, without a word."""
+    net = tiny_net()
+    if loaded:  # as a copy for a run, with the weights of a file
+        plain = {name: value.contiguous() for name, value in net.state_dict().items()}
+        net = copy.deepcopy(net)
+        net.load_state_dict(plain)
+    seen: list[torch.Tensor] = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, given, out: seen.extend((m.weight, *given, out)))
+    net(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    assert len(seen) > 9
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in seen)

@@ -60,6 +60,7 @@ SECTIONS = {
         "device",
         "amp",
         "amp_dtype",
+        "compile",
         "workers",
     ),
     "Output": ("out", "resume", "report", "log_interval"),

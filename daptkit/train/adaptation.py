@@ -16,6 +16,7 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
 from daptkit.train.device import Precision
@@ -109,9 +110,11 @@ def _run(
 ) -> Trained:
     began = time.monotonic()
     loaded, precision = world.node_by_node(lambda: _start(config, world))
+    layers = _layers(loaded)
     folder = RunFolder(config.out)
     world.first(lambda: _open(folder, config, held))
-    prepared = prepare(config, precision.device, reporter, _layers(loaded), world)
+    world.node_by_node(lambda: check_compile(config, loaded, precision.device, reporter))
+    prepared = prepare(config, precision.device, reporter, layers, world)
     # Only now is there something to continue: a mistyped PATH leaves --out as it was.
     world.first(lambda: _keep_config(folder, config))
     if ready is not None:

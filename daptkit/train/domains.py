@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from daptkit.data import Augment, ImageSet, batch_indices, to_float
 from daptkit.data.augment import N_DRAWS
 from daptkit.method import TaskInfo
 from daptkit.train.device import derive_seed
+from daptkit.train.transfer import Parts, to_device
 from daptkit.train.views import TrunkViews
 
 Rows = npt.NDArray[np.int64]
@@ -191,20 +192,21 @@ def _domain_batches(
     )
     generator = torch.Generator(device)
     read = domain.training_inputs(ahead, seed=seed, stream=stream, start=start)
-    for step, (rows, inputs) in enumerate(zip(orders, read, strict=True), start=start):
-        moved = inputs.to(device, non_blocking=True)
+    moved = to_device(_parts(domain, orders, read), device)
+    for step, (inputs, rows, groups, labels) in enumerate(moved, start=start):
+        assert inputs is not None and rows is not None and groups is not None
         if data.augment is not None:
             # What becomes of an image must not depend on who else has a share of the batch.
             generator.manual_seed(derive_seed(seed, step, stream))
             draws = torch.rand(N_DRAWS, batch_size, generator=generator, device=device)
-            moved = data.augment(moved, draws=draws[:, own])
+            inputs = data.augment(inputs, draws=draws[:, own])
         else:
-            moved = to_float(moved)
-        yield DomainInputs(
-            inputs=moved,
-            rows=torch.from_numpy(rows).to(device),
-            groups=torch.from_numpy(domain.groups[rows]).to(device),
-            labels=None
-            if domain.labels is None
-            else torch.from_numpy(domain.labels[rows]).to(device),
-        )
+            inputs = to_float(inputs)
+        yield DomainInputs(inputs=inputs, rows=rows, groups=groups, labels=labels)
+
+
+def _parts(domain: Domain, orders: Iterator[Rows], read: Iterator[Tensor]) -> Generator[Parts]:
+    """Yield inputs, rows, groups and labels of each batch, on the CPU."""
+    for rows, inputs in zip(orders, read, strict=True):
+        labels = None if domain.labels is None else torch.from_numpy(domain.labels[rows])
+        yield inputs, torch.from_numpy(rows), torch.from_numpy(domain.groups[rows]), labels

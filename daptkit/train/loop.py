@@ -15,6 +15,7 @@ from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
+from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
 from daptkit.train.device import derive_seed, seed_default_generators
 from daptkit.train.domains import DomainInputs, training_batches
@@ -49,6 +50,7 @@ class Trainer:
             job.packages,
             split=config.bn == "split",
             gather=gather_of(job.world),
+            backbone=training_backbone(job),
         )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
@@ -204,6 +206,7 @@ class Trainer:
     def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
         changed = gradual.after_epoch(loss)
         if changed is not None:
+            self.module.backbone = training_backbone(self.job)
             # What is wrapped knows only the parameters that were trained when it was.
             self._parallel = self.module
             self._parallel = parallel(self.module, self.world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,7 @@ class Step(nn.Module):
         split: whether source and target pass the network one after the other.
         gather: concatenates over the processes that share a batch, see
             :func:`daptkit.train.gather.gather_over`; ``None`` for one process.
+        backbone: what is called in place of the model's backbone, such as its compiled form.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Step(nn.Module):
         *,
         split: bool = False,
         gather: Gather | None = None,
+        backbone: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.split = split
         self.gather = gather
+        self.backbone = backbone
         self.net = net
         # The prefix keeps names such as 'keys' apart from ModuleDict's own.
         self.methods = nn.ModuleDict({f"method_{name}": m for name, m in methods.items()})
@@ -156,7 +159,9 @@ class Step(nn.Module):
 
     def _run(self, inputs: Tensor, from_trunk: bool) -> tuple[Tensor, dict[str, Tensor]]:
         with batch_norm_over(self.gather):
-            logits, taps = self.net(inputs, self.layers, from_trunk=from_trunk)
+            logits, taps = self.net(
+                inputs, self.layers, from_trunk=from_trunk, backbone=self.backbone
+            )
         return logits, taps
 
     def _method_losses(
