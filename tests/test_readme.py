@@ -155,7 +155,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def note(*arguments: Any, **options: Any) -> Any:
         calls.append((arguments, options))
-        return SimpleNamespace(summary="", data={}, out=Path("run"))
+        return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True)
 
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}

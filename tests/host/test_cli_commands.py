@@ -36,7 +36,7 @@ def recipes(monkeypatch):
         reporter.line("progress")
         fake.calls.append(config)
         data = {"out": config.out, "loss": float("nan")}
-        return SimpleNamespace(summary="done.", data=data, out=Path(config.out))
+        return SimpleNamespace(summary="done.", data=data, out=Path(config.out), leads=True)
 
     def predict(*args, reporter, **kwargs):
         fake.calls.append((args, kwargs))
