@@ -45,10 +45,10 @@ class Clock:
             self.features += spent
             return found
 
-        def counted(net: AdaptNet, images: torch.Tensor) -> torch.Tensor:
+        def counted(net: AdaptNet, images: torch.Tensor, *how: Any) -> torch.Tensor:
             # Blank images only tell sizes.
             self.images += len(images) if images.any() else 0
-            return trunk(net, images)
+            return trunk(net, images, *how)
 
         def timed_run(trainer: Trainer) -> Any:
             spent, found = seconds(lambda: run(trainer))
