@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from daptkit.errors import UsageError
+from daptkit.errors import DataError, UsageError
 from daptkit.train.checkpoint import load_checkpoint
-from daptkit.train.world import check_shared_batch, joined_world, own_device
+from daptkit.train.prepare import check_same_data
+from daptkit.train.world import World, check_shared_batch, joined_world, own_device
 from run_ranks import RUNS
 
 HERE = Path(__file__).resolve().parent
@@ -184,6 +185,17 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatc
         own_device("cuda:0", 0)
     with pytest.raises(UsageError, match=r"process 3 of this node has no GPU: 2 are visible"):
         own_device("cuda", 2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_see_other_images_are_refused(rank: int) -> None:
+    class Two(World):
+        def all_of(self, value: Any) -> list[Any]:
+            return [{"source": "a", "target": "b"}, {"source": "a", "target": "c"}]
+
+    with pytest.raises(DataError, match=r"process 2 of 2 finds other target images") as caught:
+        check_same_data({}, Two(rank=rank, size=2))
+    assert caught.value.told_elsewhere == (rank != 0)
 
 
 def test_a_malformed_variable_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

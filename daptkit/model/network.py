@@ -64,7 +64,7 @@ class AdaptNet(nn.Module):
         """
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        # Convolutions run 1.2 to 1.7 times as fast with channels last, on CPUs and GPUs alike.
+        # Convolutions are made for channels last: on a CPU a step is 1.02 to 1.3 times as fast.
         images = images.contiguous(memory_format=torch.channels_last)
         pooled: Tensor = (backbone or self.backbone)((images - self.mean) / self.std)  # (N, D')
         return pooled

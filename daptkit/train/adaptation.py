@@ -110,7 +110,7 @@ def _run(
 ) -> Trained:
     began = time.monotonic()
     loaded, precision = world.node_by_node(lambda: _start(config, world))
-    layers = _layers(loaded)
+    layers = world.node_by_node(lambda: _layers(loaded))
     folder = RunFolder(config.out)
     world.first(lambda: _open(folder, config, held))
     world.node_by_node(lambda: check_compile(config, loaded, precision.device, reporter))

@@ -92,7 +92,7 @@ def prepare(
         UsageError: options do not fit together.
     """
     prepared = world.node_by_node(lambda: _read(config, device, reporter, layers))
-    _check_same(prepared.fingerprints, world)
+    check_same_data(prepared.fingerprints, world)
     if config.finetune != "frozen":
         return prepared
     data, hits = with_trunk(
@@ -176,7 +176,7 @@ def _read(
     )
 
 
-def _check_same(fingerprints: dict[str, str], world: World) -> None:
+def check_same_data(fingerprints: dict[str, str], world: World) -> None:
     """Refuse processes that see other images or labels than the first one.
 
     Raises:

@@ -179,10 +179,11 @@ def joined_world(device: str) -> Iterator[World]:
         return
     rank, size, local_rank = _number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK", "0")
     own = own_device(device, local_rank)
-    options: dict[str, Any] = {}
+    # Long waits are for the host; one for a GPU is a fault, and NCCL's own limit is minutes.
+    options: dict[str, Any] = {"timeout": _PATIENCE}
     if own.type == "cuda":
         torch.cuda.set_device(own)
-        options["device_id"] = own
+        options = {"device_id": own}
     # A process that runs several adaptations joins several times, each time with names of its own.
     store = PrefixStore(f"daptkit-{next(_JOINS)}", _store())
     dist.init_process_group(
@@ -190,7 +191,6 @@ def joined_world(device: str) -> Iterator[World]:
         store=store,
         rank=rank,
         world_size=size,
-        timeout=_PATIENCE,
         **options,
     )
     try:
