@@ -192,9 +192,12 @@ def _domain_batches(
             moved = to_float(moved)
         yield DomainInputs(
             inputs=moved,
-            rows=torch.from_numpy(rows).to(device),
-            groups=torch.from_numpy(domain.groups[rows]).to(device),
-            labels=None
-            if domain.labels is None
-            else torch.from_numpy(domain.labels[rows]).to(device),
+            rows=_moved(rows, device),
+            groups=_moved(domain.groups[rows], device),
+            labels=None if domain.labels is None else _moved(domain.labels[rows], device),
         )
+
+
+def _moved(numbers: Rows, device: torch.device) -> Tensor:
+    # A copy that blocks waits for all that the device has still to do.
+    return torch.from_numpy(numbers).to(device, non_blocking=True)

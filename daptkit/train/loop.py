@@ -120,6 +120,8 @@ class Trainer:
             if request.signal is not None and self.step < end:
                 self._save()
                 self._obey(request)
+        # What follows an epoch measures the model.
+        self.updater.check(self.step)
 
     def _train_step(
         self,
@@ -148,7 +150,9 @@ class Trainer:
                 from_trunk=self.job.data.from_trunk,
                 generator=generator,
             )
-        self.updater.apply(result, self.step)
+        self.updater.clear()
+        self.updater.backward(result, self.step)
+        self.updater.apply(result.losses, self.step)
         self.window.add(result.losses, result.logs)
         self.step += 1
         if self._logs_now:
@@ -224,6 +228,7 @@ class Trainer:
             self.metrics.write(entry)
 
     def _save(self) -> None:
+        self.updater.check(self.step)
         check_weights(self.module, self.step)
         if self.job.folder is None or self.metrics is None:
             return
