@@ -1,4 +1,4 @@
-"""Counts what would make a program wait for a GPU: numbers that it reads from a tensor."""
+"""Counts what would make a program wait for a GPU: numbers that it reads or sends by themselves."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ class _Calls(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _CALLS:
+        # torch.where copies a number to the device by itself, and waits until it is there.
+        sends = func is torch.where and not all(isinstance(x, torch.Tensor) for x in args)
+        if func in _CALLS or sends:
             self._found.append(func.__name__)
         return func(*args, **(kwargs or {}))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from daptkit.config import AdaptConfig
+from daptkit.data.augment import PRESETS, Augment
 from daptkit.errors import NonFiniteLossError, Terminated
 from daptkit.host import load_methods, parse_method
 from daptkit.method import Method
@@ -61,6 +62,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, job: Job, steps: int) -> list[list[
     with pytest.raises(Terminated):
         trainer.run()
     return found
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "none"])
+def test_augmentation_reads_nothing(preset: str) -> None:
+    images, generator = torch.rand(4, 1, 16, 16), torch.Generator().manual_seed(0)
+    with Reads() as reads:
+        Augment(preset)(images, generator)
+    assert reads.found == []
 
 
 @pytest.mark.usefixtures("stalling")
