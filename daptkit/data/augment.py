@@ -144,13 +144,18 @@ def maps_of(ranges: AffineRange, draws: Tensor) -> Tensor:
     low, high = (math.log(value) for value in ranges.scale)
     inverse_scale = torch.exp(-(low + (high - low) * draws[2]))
     shift = 2 * ranges.translate * signed[3:5]
-    sign_x = torch.where(draws[5] < 0.5, -1.0, 1.0) if ranges.flip_x else 1.0
-    sign_y = torch.where(draws[6] < 0.5, -1.0, 1.0) if ranges.flip_y else 1.0
+    sign_x = _sign(draws[5]) if ranges.flip_x else 1.0
+    sign_y = _sign(draws[6]) if ranges.flip_y else 1.0
     x, y = inverse_scale * sign_x, inverse_scale * sign_y
     cos, sin = torch.cos(angle), torch.sin(angle)
     top = torch.stack([cos * x, (cos * shear - sin) * y, shift[0]], dim=-1)
     bottom = torch.stack([sin * x, (sin * shear + cos) * y, shift[1]], dim=-1)
     return torch.stack([top, bottom], dim=1)
+
+
+def _sign(draws: Tensor) -> Tensor:
+    # Not torch.where of two numbers, which are copied to a GPU that is waited for.
+    return (draws >= 0.5).to(draws.dtype) * 2 - 1
 
 
 def auto_preset(images: ImageSet, img_size: int | None = None) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from daptkit.nn.moments import as_weights, centred
+from daptkit.nn.moments import as_weights, centred, zero_unless
 from daptkit.nn.precision import full_precision
 
 _MIN_BANDWIDTH = 1e-12
@@ -169,7 +169,7 @@ def joint_mmd2(
     wt = as_weights(target_weights, targets[0])
     totals = ws.sum(), wt.sum()
     c = torch.cat([ws / totals[0], -wt / totals[1]])
-    c = torch.where(torch.minimum(*totals) > 0, c, 0.0)
+    c = zero_unless(torch.minimum(*totals) > 0, c)
     layers = [x for pair in zip(sources, targets, strict=True) for x in pair]
     value: Tensor = _ProductKernelMMD.apply(c, powers, bandwidths, *layers)
     return value

@@ -17,9 +17,17 @@ def as_weights(weights: Tensor | None, rows: Tensor) -> Tensor:
     return weights.detach().to(rows.dtype)
 
 
+def zero_unless(defined: Tensor, values: Tensor) -> Tensor:
+    """Return values where a mask that broadcasts with them is true, and 0 elsewhere.
+
+    ``torch.where`` copies the 0 to a GPU, and waits there for all the work in flight.
+    """
+    return values.masked_fill(defined.logical_not(), 0.0)
+
+
 def reciprocal(total: Tensor) -> Tensor:
     """Return 1 / total where total is positive and 0 elsewhere."""
-    return torch.where(total > 0, total.reciprocal(), 0.0)
+    return zero_unless(total > 0, total.reciprocal())
 
 
 @full_precision
@@ -56,7 +64,7 @@ def _covariance_root(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     total = weights.sum()
     defined = total > 1.0
-    factor = torch.where(defined, weights / (total - 1.0), 0.0).sqrt()
+    factor = zero_unless(defined, weights / (total - 1.0)).sqrt()
     root, _ = centred(x, weights / total.clamp_min(torch.finfo(x.dtype).tiny))
     return root.mul_(factor[:, None]), factor, defined
 
@@ -97,7 +105,7 @@ class _CovarianceDistance(torch.autograd.Function):
         distance = norms[0] if len(norms) == 1 else norms[0] - 2.0 * norms[1] + norms[2]
         scale = 4.0 * defined
         ctx.save_for_backward(source, target, ws, wt, scale * f_a, scale * f_b, a, b, *products)
-        return torch.where(defined, distance.clamp_min(0.0), 0.0)
+        return zero_unless(defined, distance.clamp_min(0.0))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
@@ -170,4 +178,4 @@ def mean_distance(
     ws, wt = as_weights(source_weights, source), as_weights(target_weights, target)
     origin = target.detach().mean(0)  # a common shift: digits are not spent on a large mean
     gap = weighted_mean(source - origin, ws) - weighted_mean(target - origin, wt)
-    return torch.where((ws.sum() > 0) & (wt.sum() > 0), gap.square().sum(), 0.0)
+    return zero_unless((ws.sum() > 0) & (wt.sum() > 0), gap.square().sum())

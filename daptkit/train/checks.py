@@ -19,24 +19,41 @@ _SMALLEST_SCALE = 1e-3
 
 
 def check_losses(losses: Mapping[str, Tensor], step: int) -> None:
-    """Stop at a loss that is NaN or infinite; this reads the device.
+    """Stop at a loss that is NaN or infinite; this reads the device once.
 
     Raises:
         NonFiniteLossError: the first such loss is named.
     """
-    for name, value in losses.items():
-        if not bool(torch.isfinite(value)):
-            raise NonFiniteLossError(f"loss '{name}' is not finite at step {step}; {_ADVICE}.")
+    finite = torch.isfinite(torch.stack([value.detach() for value in losses.values()]))
+    for name, good in zip(losses, finite.tolist(), strict=True):
+        if not good:
+            raise lost_loss(name, step)
+
+
+def lost_loss(name: str, step: int) -> NonFiniteLossError:
+    """Return the error of a loss that is NaN or infinite."""
+    return NonFiniteLossError(f"loss '{name}' is not finite at step {step}; {_ADVICE}.")
+
+
+def lost_gradient(step: int) -> NonFiniteLossError:
+    """Return the error of a gradient that is not finite while every loss is."""
+    return NonFiniteLossError(f"the gradient of a loss is not finite at step {step}; {_ADVICE}.")
 
 
 def check_weights(module: nn.Module, step: int) -> None:
     """Stop before weights that are NaN or infinite are saved: finite losses may make them.
 
+    This reads the device once.
+
     Raises:
         NonFiniteLossError: the first such parameter is named.
     """
-    for name, value in module.named_parameters():
-        if value.requires_grad and not bool(torch.isfinite(value).all()):
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if not trained:
+        return
+    finite = torch.stack([torch.isfinite(value).all() for value in trained.values()])
+    for name, good in zip(trained, finite.tolist(), strict=True):
+        if not good:
             raise NonFiniteLossError(
                 f"the gradient of a loss is not finite: '{name}' was lost before step {step};"
                 f" {_ADVICE}."

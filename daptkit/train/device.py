@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from daptkit.errors import UsageError
 
@@ -52,6 +53,19 @@ def seed_default_generators(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def read_numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Return scalars of one type as Python numbers, in one read of each device that holds some."""
+    places: dict[torch.device, list[int]] = {}
+    for place, value in enumerate(scalars):
+        places.setdefault(value.device, []).append(place)
+    numbers = [0.0] * len(scalars)
+    for held in places.values():
+        read = torch.stack([scalars[place] for place in held]).tolist()
+        for place, number in zip(held, read, strict=True):
+            numbers[place] = number
+    return numbers
+
+
 class Precision:
     """Mixed precision of the step: autocast, and loss scaling where float16 needs it.
 
@@ -70,6 +84,14 @@ class Precision:
         self.dtype = torch.float16 if dtype == "float16" else torch.bfloat16
         if enabled and device.type == "cpu" and self.dtype == torch.float16:
             raise UsageError("--amp-dtype float16 needs a GPU; use bfloat16 on a CPU.")
+
+    @property
+    def reads_stall(self) -> bool:
+        """Whether a number read from the device waits for all the work in flight there.
+
+        Where it does, a step reads nothing: what has to be checked is noted on the device.
+        """
+        return self.device.type != "cpu"
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

@@ -137,6 +137,8 @@ class Trainer:
             if stop is not None and self.step < end:
                 self._save()
                 obey(stop)
+        # What follows an epoch measures the model.
+        self.updater.check(self.step)
 
     def _train_step(
         self,
@@ -167,7 +169,9 @@ class Trainer:
                 from_trunk=self.job.data.from_trunk,
                 generator=generator,
             )
-        self.updater.apply(result, self.step)
+        self.updater.clear()
+        self.updater.backward(result, self.step)
+        self.updater.apply(result.losses, self.step)
         self.window.add(result.losses, result.logs)
         self.step += 1
         if self._logs_now:
@@ -247,6 +251,7 @@ class Trainer:
             self.metrics.write(entry)
 
     def _save(self) -> None:
+        self.updater.check(self.step)
         check_weights(self.module, self.step)
         if self.job.folder is not None:
             self.world.first(self._write_checkpoint)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daptkit.train.device import read_numbers
+
 
 @dataclass
 class Window:
@@ -27,8 +29,9 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """Return the means over the steps that had a value, and start again; reads the device."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """Return the means over the steps that had a value, and start again; one read."""
+        totals = dict(zip(self.sums, read_numbers(list(self.sums.values())), strict=True))
+        means = {name: total / self.counts[name] for name, total in totals.items()}
         self.sums, self.counts = {}, {}
         return means
 
