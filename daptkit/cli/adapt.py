@@ -47,6 +47,7 @@ SECTIONS = {
     "Training": (
         "epochs",
         "batch_size",
+        "grad_accum_steps",
         "opt",
         "sched",
         "lr",

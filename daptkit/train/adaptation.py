@@ -16,6 +16,7 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.train.accumulate import check_parts
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
 from daptkit.train.device import Precision, resolve_device
@@ -85,6 +86,7 @@ def run_adaptation(
     """
     began = time.monotonic()
     _check_alone()
+    check_parts(config.batch_size, config.grad_accum_steps)
     loaded = load_methods(parse_method(config.method))
     _check_methods(loaded, config)
     layers = _layers(loaded)

@@ -12,10 +12,10 @@ from daptkit.errors import DaptkitError, Terminated
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog
+from daptkit.train.accumulate import Accumulator
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.context import EpochContext, validation_values
-from daptkit.train.device import derive_seed, seed_default_generators
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.gradual import Gradual
 from daptkit.train.guard import plugin_guard
@@ -44,6 +44,7 @@ class Trainer:
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.updater = Updater(job)
+        self.accumulator = Accumulator(job, self.updater)
         self.roles = Roles(job.owners, job.methods, job.packages, data.task)
         self.per_epoch = steps_per_epoch(
             len(data.train_rows), len(data.target_rows), config.batch_size
@@ -132,26 +133,20 @@ class Trainer:
         generator: torch.Generator,
     ) -> None:
         config = self.job.config
-        # Dropout and methods draw from a stream that depends on seed and step alone, so a resumed
-        # run continues bit for bit.
-        seed_default_generators(self.device, derive_seed(config.seed, self.step, 2))
-        generator.manual_seed(derive_seed(config.seed, self.step, 3))
         progress = self.step / self.total
         factor = schedule_factor(config.sched, progress)
         self.updater.set_rate(factor)
-        with self.job.precision.autocast():
-            result = self.module(
-                source,
-                target,
-                progress=progress,
-                step=self.step,
-                class_weights=class_weights,
-                target_prior=target_prior,
-                from_trunk=self.job.data.from_trunk,
-                generator=generator,
-            )
-        self.updater.clear()
-        self.updater.backward(result, self.step)
+        result = self.accumulator.run(
+            self.module,
+            source,
+            target,
+            step=self.step,
+            generator=generator,
+            progress=progress,
+            class_weights=class_weights,
+            target_prior=target_prior,
+            from_trunk=self.job.data.from_trunk,
+        )
         self.updater.apply(result.losses, self.step)
         self.window.add(result.losses, result.logs)
         self.step += 1
