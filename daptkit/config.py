@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,16 @@ class AdaptConfig:
         high=100000,
     )
     batch_size: int = option(64, "Images per domain and step.", low=1, high=65536)
+    grad_accum_steps: int = option(
+        1,
+        "Equal parts in which a batch is passed, for less memory: BatchNorm and losses of batches,"
+        " such as MMD and CORAL, see one part at a time.",
+        low=1,
+        high=65536,
+    )
+    auto_batch: bool = option(
+        False, "Where memory runs out, pass a batch in more parts instead of ending."
+    )
     opt: str = option("sgd", "Optimiser.", choices=("sgd", "adamw"))
     sched: str = option(
         "inverse", "inverse: (1+10p)^-0.75 over the run; cosine.", choices=("inverse", "cosine")
@@ -143,15 +153,11 @@ class AdaptConfig:
     method_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-ReaderOptions = Mapping[str, Mapping[str, Any]]
-"""Reader to option to value."""
-
 MethodOptions = Callable[[str], Mapping[str, type]]
 """From ``-m`` text to the options dataclass of each method that it names, in order."""
 
 _PATH_FIELDS = ("source", "target", "out", "pretrained_path", "init_from", "cache")
 _METHODS_TABLE = "methods"
-_READER_BREAK = re.compile(r",(?=[A-Za-z][\w-]*\.[A-Za-z][\w-]*=)")
 _PAIR_BREAK = re.compile(r"[,\s]+(?=[A-Za-z_]\w*=)")
 
 
@@ -244,24 +250,6 @@ def from_toml(text: str, name: str) -> dict[str, Any]:
     if values.pop("trust", False):
         raise UsageError(f"{name}: trust is not taken from a file; give --trust yourself.")
     return {**values, "method_options": tables}
-
-
-def parse_reader_options(texts: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read ``READER.OPTION=VALUE`` texts; a text may hold several, separated by commas.
-
-    Raises:
-        UsageError: a text of another form, or an option given twice.
-    """
-    parsed: dict[str, dict[str, str]] = {}
-    for text in (part.strip() for given in texts for part in _READER_BREAK.split(given)):
-        match = re.fullmatch(r"([A-Za-z][\w-]*)\.([A-Za-z][\w-]*)=(.*)", text)
-        if match is None:
-            raise UsageError(f"--reader-options takes READER.OPTION=VALUE, not {text!r}.")
-        reader, name, value = match.groups()
-        options = parsed.setdefault(reader, {})
-        if options.setdefault(name.replace("-", "_"), value) != value:
-            raise UsageError(f"--reader-options gives {reader}.{name} twice.")
-    return parsed
 
 
 def _build_all(

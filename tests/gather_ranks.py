@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,12 +13,17 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from daptkit.config import AdaptConfig
 from daptkit.host import load_methods
 from daptkit.method import TaskInfo
 from daptkit.plugin import build_options
+from daptkit.train.accumulate import Accumulator
+from daptkit.train.device import full_precision
 from daptkit.train.domains import DomainInputs
 from daptkit.train.gather import Gather, batch_norm_over, gather_over
 from daptkit.train.step import Step
+from daptkit.train.update import Updater
+from daptkit.train.world import World
 from tiny_nets import tiny_net
 
 METHODS = ("none", "dann", "cdan", "coral", "mmd", "jmmd")
@@ -42,6 +48,7 @@ def on_ranks(rank: int, size: int, folder: str) -> None:
     found |= normalised(gathers["right"], rank, size)
     found |= gathered(gathers["right"], rank)
     found |= gradients(gathers["right"], rank, size)
+    found["in parts"] = accumulated(gathers["right"], 2, rank, size)
     for name, faulty in (("slot", slot_replacing(group)), ("by itself", lambda x: x)):
         found |= {
             f"{name}: {key}": value
@@ -162,6 +169,37 @@ def gradients(
             )
             found[f"{key}: accuracy"] = result.logs["source_accuracy"]
     return found
+
+
+def accumulated(gather: Gather | None, parts: int, rank: int = 0, size: int = 1) -> Tensor:
+    """Return the gradient of a weighted batch passed in parts, all parameters in one vector."""
+    # In eval mode, so that BatchNorm does not normalise each part by itself.
+    step = step_of("none", gather, split=False).eval()
+    wrapped: Any = step
+    if size > 1:
+        wrapped = DistributedDataParallel(step, forward_sync_buffers=False)
+    job: Any = SimpleNamespace(
+        net=step.net,
+        methods={},
+        packages={},
+        config=AdaptConfig(grad_accum_steps=parts),
+        precision=full_precision(torch.device("cpu")),
+        backbone_scale=1.0,
+        world=World(rank=rank, size=size),
+    )
+    found = Accumulator(job, Updater(job)).run(
+        wrapped,
+        domain(0, rank, size, labels=True),
+        None,
+        step=3,
+        generator=torch.Generator(),
+        progress=0.5,
+        class_weights=torch.tensor(WEIGHTS["weighted"], dtype=torch.float64),
+        target_prior=None,
+        from_trunk=False,
+    )
+    of_each = [p.grad.flatten() for p in step.parameters() if p.grad is not None]
+    return torch.cat([*of_each, found.losses["classification"][None]])
 
 
 def step_of(name: str, gather: Gather | None, *, split: bool) -> Step:

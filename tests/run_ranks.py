@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "gradual": {"method": "coral", "finetune": "gradual", "epochs": 4, "lr": 0.02},
     "frozen": {"method": "mmd", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "again": {"method": "coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
+    "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
 }
 """Name to options of runs whose results must not depend on the number of processes."""
@@ -63,7 +64,7 @@ def prepare_files(folder: Path) -> None:
 def configuration(folder: Path, name: str, **values: Any) -> AdaptConfig:
     """Return a run of :data:`RUNS`, with BatchNorm in its network but for the first."""
     options = {**RUNS.get(name, {}), **values}
-    if name in ("gradual", "frozen", "again", "mixed"):
+    if name in ("gradual", "frozen", "again", "parts", "mixed"):
         options |= write_weights(folder)
     return tiny_config(folder, batch_size=BATCH, **{"out": str(folder / name), **options})
 

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from gather_ranks import CASES, LAYERS, METHODS, coefficients, gradients, normalised, on_ranks
+from gather_ranks import (
+    CASES,
+    LAYERS,
+    METHODS,
+    accumulated,
+    coefficients,
+    gradients,
+    normalised,
+    on_ranks,
+)
 
 SIZES = (2, 3)
 LIMIT = 1e-6
@@ -74,6 +83,12 @@ def test_the_gradient_is_that_of_one_process(
         assert error(result[key], alone[key]) < LIMIT
         torch.testing.assert_close(result[f"{key}: buffers"], alone[f"{key}: buffers"])
         assert float(result[f"{key}: accuracy"]) == pytest.approx(float(alone[f"{key}: accuracy"]))
+
+
+def test_a_batch_in_parts_over_processes_is_that_of_one(found: Any) -> None:
+    whole = accumulated(None, 1)
+    for result in found:
+        assert error(result["in parts"], whole) < 1e-12
 
 
 @pytest.mark.parametrize("fault", ["slot", "by itself"])

@@ -47,6 +47,8 @@ SECTIONS = {
     "Training": (
         "epochs",
         "batch_size",
+        "grad_accum_steps",
+        "auto_batch",
         "opt",
         "sched",
         "lr",

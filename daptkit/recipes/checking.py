@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daptkit.config import parse_reader_options
 from daptkit.data import Readers, choose_frames, find_overlaps, parse_frames, read_table
 from daptkit.data.check import (
     ERROR,
@@ -30,7 +29,7 @@ from daptkit.data.check import (
 from daptkit.data.identity import load_salt, names_patients, with_identities
 from daptkit.data.table import ImageTable
 from daptkit.errors import UsageError
-from daptkit.train.plugins import plugin_readers
+from daptkit.train.plugins import parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
 
 FORMAT = 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import daptkit
-from daptkit.config import parse_reader_options
 from daptkit.data import choose_frames, fit_conversion, parse_frames, parse_window, read_table
 from daptkit.data.population import draw_population
 from daptkit.data.rescan import Rescanner, site_scales
@@ -23,7 +22,7 @@ from daptkit.recipes.simulated_site import (
     write_records,
 )
 from daptkit.scanner import ScannerShift, build_shift
-from daptkit.train.plugins import plugin_readers
+from daptkit.train.plugins import parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
 
 

@@ -16,6 +16,7 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.train.accumulate import check_parts
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes
@@ -35,7 +36,7 @@ from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
 # Options that may differ between a run and its continuation.
-_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache"})
+_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache", "auto_batch"})
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ def _run(
             **provenance(loaded, prepared, config, precision, world.size),
             "twin": "self" if not loaded else ("cached" if cached else "trained"),
             "timings": {name: round(value, 3) for name, value in timings.items()},
+            "grad_accum_steps": {
+                name: done.fit.parts
+                for name, done in (("twin", twin), ("adapted", adapted))
+                if done
+            },
             "methods": (adapted or twin).fit.reports,
             "figures": figures,
             "verdict": None,
@@ -175,6 +181,11 @@ def _run(
 def _start(config: AdaptConfig, world: World) -> tuple[list[LoadedMethod], Precision]:
     """Check the options, and return the methods, and the device and precision of the step."""
     check_shared_batch(config.batch_size, world.size)
+    check_parts(config.batch_size, config.grad_accum_steps, world.size)
+    if config.auto_batch and world.size > 1:
+        raise UsageError(
+            "--auto-batch is for one process; give several --grad-accum-steps, such as 2."
+        )
     loaded = load_methods(parse_method(config.method))
     _check_methods(loaded, config)
     device = world.device(config.device)
@@ -248,7 +259,8 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
     maker = replace(maker, methods=())
     twin = obtain_twin(folder, maker)
     delivered = _deliver(folder, maker, twin.net, twin.fit, twin.held_out)
-    if not twin.cached:
+    # What is kept is what the options say, whatever the memory of this machine.
+    if not twin.cached and twin.fit.parts == maker.config.grad_accum_steps:
         maker.world.first(lambda: keep_twin(folder, maker, delivered.held_out))
     return delivered, twin.cached
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,18 +150,21 @@ def training_batches(
     with_target: bool,
     rank: int = 0,
     size: int = 1,
+    parts: int = 1,
 ) -> Iterator[tuple[DomainInputs, DomainInputs | None]]:
     """Yield source and target inputs of steps ``start`` to ``stop``.
 
     Order and augmentation are functions of seed, domain and step alone, so a run that resumes sees
     what it would have seen, and the source images of a seed do not depend on the method. Process
-    ``rank`` of ``size`` gets its share of the same batches, changed in the same way.
+    ``rank`` of ``size`` gets its share of the same batches, changed in the same way: of each of the
+    equal ``parts`` of a batch, one after the other, so that what a part holds in all processes
+    together does not depend on their number.
     """
     sharing: dict[str, Any] = {
         "batch_size": batch_size,
         "seed": seed,
         "device": device,
-        "own": slice(batch_size * rank // size, batch_size * (rank + 1) // size),
+        "own": lambda values: _share(values, rank, size, parts),
     }
     source = _domain_batches(data, "source_train", 0, start, stop, **sharing)
     if not with_target:
@@ -182,12 +185,12 @@ def _domain_batches(
     batch_size: int,
     seed: int,
     device: torch.device,
-    own: slice,
+    own: Callable[[Any], Any],
 ) -> Iterator[DomainInputs]:
     domain, members = data.split(split)
     # The decoder looks ahead, so the order is read twice: once by it, once here.
     ahead, orders = itertools.tee(
-        members[batch_indices(len(members), batch_size, seed=seed, stream=stream, step=step)[own]]
+        members[own(batch_indices(len(members), batch_size, seed=seed, stream=stream, step=step))]
         for step in range(start, stop)
     )
     generator = torch.Generator(device)
@@ -199,10 +202,16 @@ def _domain_batches(
             # What becomes of an image must not depend on who else has a share of the batch.
             generator.manual_seed(derive_seed(seed, step, stream))
             draws = torch.rand(N_DRAWS, batch_size, generator=generator, device=device)
-            inputs = data.augment(inputs, draws=draws[:, own])
+            inputs = data.augment(inputs, draws=own(draws))
         else:
             inputs = to_float(inputs)
         yield DomainInputs(inputs=inputs, rows=rows, groups=groups, labels=labels)
+
+
+def _share(values: Any, rank: int, size: int, parts: int) -> Any:
+    """Return the share of a process of (..., B) values, an array or a tensor: (..., B / size)."""
+    lead = values.shape[:-1]
+    return values.reshape(*lead, parts, size, -1)[..., rank, :].reshape(*lead, -1)
 
 
 def _parts(domain: Domain, orders: Iterator[Rows], read: Iterator[Tensor]) -> Generator[Parts]:

@@ -74,8 +74,11 @@ def processes_guard() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def batchnorm_guard() -> Iterator[None]:
+def batchnorm_guard(parts: int = 1) -> Iterator[None]:
     """Turn BatchNorm's refusal of a single value per channel into one line.
+
+    Args:
+        parts: how many parts a batch is passed in.
 
     Raises:
         UsageError: a batch is too small for the network's BatchNorm.
@@ -85,9 +88,13 @@ def batchnorm_guard() -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        few, cure = "--batch-size 1 is too small", "--batch-size 2 or more"
+        if parts > 1:
+            few = f"--grad-accum-steps {parts} leaves parts that are too small"
+            cure = f"--grad-accum-steps {parts // 2} or fewer"
         raise UsageError(
-            "--batch-size 1 is too small: a BatchNorm layer has one value per channel, which has no"
-            " variance. Use --batch-size 2 or more, or --bn frozen."
+            f"{few}: a BatchNorm layer has one value per channel, which has no variance."
+            f" Use {cure}, or --bn frozen."
         ) from error
 
 

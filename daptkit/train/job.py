@@ -68,6 +68,7 @@ class FitResult:
         target_prior_interval: ends of its 95% interval, (K,) each, or ``None``.
         reports: what each method reports, plain values.
         notes: lines that methods told the user.
+        parts: in how many parts a batch was passed at the end.
         passes: whole-split passes of the trained model.
     """
 
@@ -76,4 +77,5 @@ class FitResult:
     target_prior_interval: tuple[Tensor, Tensor] | None = None
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    parts: int = 1
     passes: SplitPasses

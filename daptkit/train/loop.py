@@ -17,12 +17,12 @@ from daptkit.train.checkpoint import load_checkpoint, load_states, module_state,
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
-from daptkit.train.device import derive_seed, seed_default_generators
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.gradual import Gradual
 from daptkit.train.guard import plugin_guard
 from daptkit.train.inference import TrainingPasses
 from daptkit.train.job import FitResult, Job
+from daptkit.train.memory import MemoryFit
 from daptkit.train.optim import schedule_factor
 from daptkit.train.parallel import gather_of, parallel
 from daptkit.train.report import method_reports
@@ -55,6 +55,7 @@ class Trainer:
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
         self.updater = Updater(job)
+        self.pass_batch = MemoryFit(job, self.updater, self._in_parts).run
         self.roles = Roles(job.owners, job.methods, job.packages, data.task)
         self.per_epoch = steps_per_epoch(
             len(data.train_rows), len(data.target_rows), config.batch_size
@@ -105,6 +106,7 @@ class Trainer:
             target_prior_interval=self.roles.target_prior_interval(),
             reports=method_reports(self.job.methods, self.job.packages),
             notes=tuple(self.notes),
+            parts=self.updater.parts,
             passes=self._passes.now(delivered=True),
         )
 
@@ -130,6 +132,7 @@ class Trainer:
             with_target=bool(job.methods),
             rank=self.world.rank,
             size=self.world.size,
+            parts=self.updater.parts,
         )
         for source, target in batches:
             self._train_step(source, target, weights, prior, generator)
@@ -149,28 +152,20 @@ class Trainer:
         generator: torch.Generator,
     ) -> None:
         config = self.job.config
-        # Dropout and methods draw from streams that depend on seed and step alone, so a resumed
-        # run continues bit for bit. Processes must not drop the same units of different images,
-        # but methods must draw the same, since each computes the losses of the whole batch.
-        apart = (self.world.rank,) if self.world.rank else ()
-        seed_default_generators(self.device, derive_seed(config.seed, self.step, 2, *apart))
-        generator.manual_seed(derive_seed(config.seed, self.step, 3))
         progress = self.step / self.total
         factor = schedule_factor(config.sched, progress)
         self.updater.set_rate(factor)
-        with self.job.precision.autocast():
-            result = self._parallel(
-                source,
-                target,
-                progress=progress,
-                step=self.step,
-                class_weights=class_weights,
-                target_prior=target_prior,
-                from_trunk=self.job.data.from_trunk,
-                generator=generator,
-            )
-        self.updater.clear()
-        self.updater.backward(result, self.step)
+        result = self.pass_batch(
+            self._parallel,
+            source,
+            target,
+            step=self.step,
+            generator=generator,
+            progress=progress,
+            class_weights=class_weights,
+            target_prior=target_prior,
+            from_trunk=self.job.data.from_trunk,
+        )
         self.updater.apply(result.losses, self.step)
         self.window.add(result.losses, result.logs)
         self.step += 1
@@ -245,6 +240,10 @@ class Trainer:
         if text not in self.notes:
             self.notes.append(text)
             self.job.reporter.line(text)
+
+    def _in_parts(self, text: str, parts: int) -> None:
+        self._note(text)
+        self._write({"kind": "parts", "step": self.step, "parts": parts})
 
     def _write(self, entry: dict[str, object]) -> None:
         if self.metrics is not None:

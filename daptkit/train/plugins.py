@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from daptkit.config import ReaderOptions
 from daptkit.data import Format, Readers
 from daptkit.data.image import Log
 from daptkit.errors import DataError, PluginError, UsageError, did_you_mean
@@ -15,6 +15,11 @@ from daptkit.host import Loaded, load_models, load_readers
 from daptkit.host.discovery import discover
 from daptkit.host.isolation import describe
 from daptkit.plugin import ReaderSpec, build_options
+
+ReaderOptions = Mapping[str, Mapping[str, Any]]
+"""Reader to option to value."""
+
+_READER_BREAK = re.compile(r",(?=[A-Za-z][\w-]*\.[A-Za-z][\w-]*=)")
 
 
 def plugin_backbones() -> dict[str, Callable[..., Any]]:
@@ -24,6 +29,24 @@ def plugin_backbones() -> dict[str, Callable[..., Any]]:
 
 def _backbone(name: str, **arguments: Any) -> Any:
     return load_models([name])[0].load_factory()(**arguments)
+
+
+def parse_reader_options(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read ``READER.OPTION=VALUE`` texts; a text may hold several, separated by commas.
+
+    Raises:
+        UsageError: a text of another form, or an option given twice.
+    """
+    parsed: dict[str, dict[str, str]] = {}
+    for text in (part.strip() for given in texts for part in _READER_BREAK.split(given)):
+        match = re.fullmatch(r"([A-Za-z][\w-]*)\.([A-Za-z][\w-]*)=(.*)", text)
+        if match is None:
+            raise UsageError(f"--reader-options takes READER.OPTION=VALUE, not {text!r}.")
+        reader, name, value = match.groups()
+        options = parsed.setdefault(reader, {})
+        if options.setdefault(name.replace("-", "_"), value) != value:
+            raise UsageError(f"--reader-options gives {reader}.{name} twice.")
+    return parsed
 
 
 def plugin_readers(log: Log, options: ReaderOptions | None = None) -> Readers:

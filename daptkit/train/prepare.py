@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from daptkit.config import AdaptConfig, parse_reader_options
+from daptkit.config import AdaptConfig
 from daptkit.data import (
     Augment,
     Conversion,
@@ -28,7 +28,7 @@ from daptkit.shift import parse_decide
 from daptkit.train.augmentation import augmentation, check_augmentation
 from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
-from daptkit.train.plugins import plugin_readers
+from daptkit.train.plugins import parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter
 from daptkit.train.tables import decode_cache, read_tables
 from daptkit.train.trunk import check_taps, with_trunk

@@ -13,9 +13,13 @@ from daptkit.errors import PluginError
 from daptkit.method import DomainBatch, Method, StepContext
 from daptkit.model import AdaptNet
 from daptkit.nn import weighted_mean
+from daptkit.nn.moments import reciprocal
+from daptkit.nn.precision import full_precision
 from daptkit.train.domains import DomainInputs
 from daptkit.train.gather import Gather, batch_norm_over
 from daptkit.train.guard import batchnorm_guard, plugin_guard
+
+_cross_entropy = full_precision(functional.cross_entropy)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,23 @@ class StepResult:
     def total(self) -> Tensor:
         """Sum of the losses as returned."""
         return torch.stack([value.float() for value in self.losses.values()]).sum()
+
+    def detached(self) -> StepResult:
+        """Return the same numbers without their graph."""
+        return StepResult({k: v.detach() for k, v in self.losses.items()}, self.logs)
+
+
+@dataclass(frozen=True)
+class Part:
+    """That a forward sees one of the equal parts of a batch.
+
+    Args:
+        of: the number of parts.
+        labels: (B,) source labels of the whole batch of this process.
+    """
+
+    of: int
+    labels: Tensor | None
 
 
 class Step(nn.Module):
@@ -84,6 +105,7 @@ class Step(nn.Module):
         target_prior: Tensor | None,
         from_trunk: bool,
         generator: torch.Generator,
+        part: Part | None = None,
     ) -> StepResult:
         """Return the losses of one step.
 
@@ -92,19 +114,27 @@ class Step(nn.Module):
         statistics are the target's. The classification loss is the mean weighted by
         ``class_weights`` (K,), over the rows of all processes. Each process passes its own rows,
         as many as every other, and finds the losses of them all.
+
+        Of a ``part`` of a batch the losses are its contributions, which sum over the parts to the
+        classification loss of the whole batch and to the mean of each loss of a method.
         """
         n_source = len(source.inputs)
         other = None if target is None else target.inputs
-        with batchnorm_guard():
+        with batchnorm_guard(1 if part is None else part.of):
             logits, taps = self._pass(source.inputs, other, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
         source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
-        cross_entropy = functional.cross_entropy(
-            source_batch.logits.float(), source.labels, reduction="none"
-        )
+        cross_entropy = _cross_entropy(source_batch.logits, source.labels, reduction="none")
         gather = self.gather or _alone
-        losses = {"classification": weighted_mean(gather(cross_entropy), gather(weights))}
+        mass = gather(weights)
+        classification = weighted_mean(gather(cross_entropy), mass)
+        if part is not None:
+            assert part.labels is not None
+            # Parts count by the weight of their images, not all the same.
+            whole = gather(class_weights[part.labels])
+            classification = classification * (mass.sum() * reciprocal(whole.sum()))
+        losses = {"classification": classification}
         right = source_batch.logits.argmax(1) == source.labels
         logs: dict[str, Tensor] = {"source_accuracy": gather(right).float().mean()}
         if target is None:
@@ -139,7 +169,7 @@ class Step(nn.Module):
                 generator=generator,
             )
             for key, value in self._method_losses(name, source_batch, target_batch, context):
-                losses[f"{name}/{key}"] = value
+                losses[f"{name}/{key}"] = value if part is None else value / part.of
         return StepResult(losses, logs)
 
     def _pass(

@@ -50,6 +50,7 @@ _IRRELEVANT = frozenset(
         "cache",
         "report",
         "from_scratch",
+        "auto_batch",
     }
 )
 _METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"
@@ -86,7 +87,11 @@ def obtain_twin(folder: RunFolder, maker: JobMaker) -> Twin:
         net = prepared.network.make(maker.precision.device)
         net.load_state_dict(stored.state)
         passes = SplitPasses(net, prepared.data, maker.precision, delivered=True, world=maker.world)
-        fit = FitResult(class_weights=torch.ones(len(prepared.classes)), passes=passes)
+        fit = FitResult(
+            class_weights=torch.ones(len(prepared.classes)),
+            parts=maker.config.grad_accum_steps,
+            passes=passes,
+        )
         return Twin(net=net, fit=fit, held_out=stored.held_out, cached=True)
     job = replace(maker, methods=()).make(prepared.data, folder)
     return Twin(net=job.net, fit=Trainer(job).run(), held_out=None, cached=False)

@@ -28,6 +28,9 @@ class Updater:
     Args:
         job: the job; its model and methods are on the device.
 
+    Attributes:
+        parts: in how many equal parts a batch is passed.
+
     Raises:
         PluginError: the groups of a method do not hold each of its parameters once.
     """
@@ -36,6 +39,7 @@ class Updater:
         self.optimizer = build_optimizer(
             job.net, job.methods, job.packages, job.config, job.backbone_scale
         )
+        self.parts = job.config.grad_accum_steps
         self._scaler = job.precision.new_scaler()
         self._job = job
         self._unchecked = dict(job.methods)
@@ -139,8 +143,13 @@ class Updater:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint stores."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "parts": self.parts,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on as a checkpoint left it; the optimiser's part is loaded with the model's."""
         self._scaler.load_state_dict(state["scaler"])
+        self.parts = int(state["parts"])
