@@ -18,6 +18,7 @@ import torch
 
 import daptkit
 import daptkit.data.order
+import daptkit.train.compiling
 from daptkit.cli.main import run
 from daptkit.config import AdaptConfig, to_toml
 from daptkit.errors import DaptkitError
@@ -50,6 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "frozen": {"method": "mmd", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "again": {"method": "coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
+    "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
 }
 """Name to options of runs whose results must not depend on the number of processes."""
@@ -64,7 +66,7 @@ def prepare_files(folder: Path) -> None:
 def configuration(folder: Path, name: str, **values: Any) -> AdaptConfig:
     """Return a run of :data:`RUNS`, with BatchNorm in its network but for the first."""
     options = {**RUNS.get(name, {}), **values}
-    if name in ("gradual", "frozen", "again", "parts", "mixed"):
+    if name in ("gradual", "frozen", "again", "parts", "compiled", "mixed"):
         options |= write_weights(folder)
     return tiny_config(folder, batch_size=BATCH, **{"out": str(folder / name), **options})
 
@@ -213,6 +215,8 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # It traces, guards and compiles again as the real one does, and needs no C++ compiler.
+    daptkit.train.compiling._BACKEND = "eager"
     daptkit.data.order._MIN_STEPS = STEPS
     home = Path(sys.argv[1])
     if "RANK" not in os.environ:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from daptkit import run as run_module
 from daptkit.config import AdaptConfig
@@ -19,10 +20,11 @@ from daptkit.method import Method
 from daptkit.run import MetricsLog, RunFolder
 from daptkit.train import adaptation
 from daptkit.train.checkpoint import load_checkpoint
+from daptkit.train.device import Precision
 from daptkit.train.guard import batchnorm_guard
 from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
-from fakes import in_process, make_job, tiny_config, write_npz
+from fakes import CLASSES, drawn, in_process, make_job, tiny_config, write_npz, write_weights
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +108,114 @@ def test_numbers_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path, wh
     assert state["step"] == 50
     assert all(v.isfinite().all() for v in state["module"].values())
     assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+class Overflows(Pull):
+    """Has, at some steps, a gradient that is not finite at any of float16's loss scales."""
+
+    since, until = 64, 65
+
+    def losses(self, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
+        found = super().losses(source, target, ctx)
+        if self.since <= ctx.step < self.until:
+            # The root's slope at 0 is infinite, whatever the scale.
+            found["root"] = (0.0 * target.features).sum().sqrt()
+        return found
+
+
+def with_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale losses as for float16, which a CPU's steps do not compute in."""
+    monkeypatch.setattr(Precision, "new_scaler", lambda self: torch.amp.GradScaler("cpu"))
+
+
+def test_one_overflow_leaves_out_one_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_scaler(monkeypatch)
+    job, _ = make_job(configuration(tmp_path), in_process(Overflows))
+    trainer = Trainer(job)
+    apply, kept, scales = trainer.updater.apply, [], []
+
+    def watched(losses: Any, step: int) -> None:
+        before = {name: p.detach().clone() for name, p in job.net.named_parameters()}
+        apply(losses, step)
+        kept.append(all(torch.equal(p, before[name]) for name, p in job.net.named_parameters()))
+        scales.append(trainer.updater.state()["scaler"]["scale"])
+
+    monkeypatch.setattr(trainer.updater, "apply", watched)
+    trainer.run()
+    assert [step for step, same in enumerate(kept) if same] == [64]
+    assert scales == [65536.0] * 64 + [32768.0] * 36
+
+
+def test_a_streak_of_overflows_ends_the_run_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_scaler(monkeypatch)
+    endless = type("Endless", (Overflows,), {"until": 1000})
+    with pytest.raises(NonFiniteLossError, match=r"overflow at every step up to 90.*bfloat16"):
+        train(tmp_path / "cut", endless)
+    state, _ = load_checkpoint(tmp_path / "cut" / "run" / "checkpoints")
+    assert state is not None
+    assert state["step"] == 50
+    assert state["scaler"]["scale"] == 65536.0
+    assert_continues(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("on_call", [1, 2])
+def test_a_constructor_that_raises_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_call: int
+) -> None:
+    made: list[Any] = []
+
+    class Unmade(Pull):
+        def __init__(self, options: Any, task: Any) -> None:
+            super().__init__(options, task)
+            made.append(self)
+            if len(made) == on_call:
+                raise ZeroDivisionError("no features")
+
+    monkeypatch.setattr(adaptation, "load_methods", lambda names: [in_process(Unmade)])
+    config = replace(configuration(tmp_path), method="fake")
+    with pytest.raises(
+        PluginError, match=r"'fake' of package daptkit-fake 1\.2 cannot.*no features"
+    ) as caught:
+        adaptation.run_adaptation(config, SilentReporter())
+    assert caught.value.exit_code == 4
+    twin = RunFolder(config.out).twin
+    assert twin.metrics.exists() == (on_call == 2)
+    # The repaired plugin goes on from there.
+    adaptation.run_adaptation(replace(config, resume=True), SilentReporter())
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    reporter = SilentReporter()
+    monkeypatch.setattr(reporter, "line", said.append)
+    for site, seed in (("a", 1), ("b", 2)):
+        for number, (image, label) in enumerate(zip(*drawn(45, seed), strict=True)):
+            place = tmp_path / site / CLASSES[label] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place)
+    sites = {"source": (str(tmp_path / "a"),), "target": str(tmp_path / "b")}
+    options = {**sites, **write_weights(tmp_path), "method": "coral"}
+    found = []
+    # Permissions do not bind the superuser; this file system binds everybody.
+    for name, cache in (("kept", str(tmp_path / "cache")), ("lost", "/proc/daptkit-cache")):
+        monkeypatch.setenv("DAPTKIT_CACHE", cache)
+        config = tiny_config(tmp_path, **options, out=str(tmp_path / name))
+        adaptation.run_adaptation(config, reporter)
+        files = ("metrics.jsonl", "twin/metrics.jsonl", "predictions.csv")
+        found.append([(tmp_path / name / file).read_bytes() for file in files])
+    assert found[0] == found[1]
+    lost = [text for text in said if "/proc/daptkit-cache" in text or "not kept" in text]
+    assert len(lost) == 2, said
+    # A frozen run reads its features from there.
+    config = tiny_config(tmp_path, **options, finetune="frozen", out=str(tmp_path / "frozen"))
+    with pytest.raises(DaptkitError, match=r"feature cache .* cannot be written .*DAPTKIT_CACHE"):
+        adaptation.run_adaptation(config, reporter)
 
 
 def test_a_disk_that_fills_up_during_a_save_loses_nothing(

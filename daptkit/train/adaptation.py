@@ -129,6 +129,8 @@ def _run(
         methods=tuple(loaded),
         world=world,
     )
+    # What a plugin has against the task should not wait for the source-only model.
+    world.node_by_node(maker.try_methods)
     # A source-only run is its own twin.
     twin, cached = _train_twin(folder.twin if loaded else folder, maker)
     scratch = None

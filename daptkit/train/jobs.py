@@ -68,6 +68,15 @@ class JobMaker:
             world=self.world,
         )
 
+    def try_methods(self) -> None:
+        """Make each method once and let go of it.
+
+        Raises:
+            PluginError: a method's constructor failed.
+        """
+        for method in self.methods:
+            self._create(method, self.prepared.data.task)
+
     def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:
         name = method.spec.name
         values = self.config.method_options.get(name, {})
