@@ -96,6 +96,9 @@ class Precision:
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Run a block in the chosen precision."""
+        if not self.enabled and not torch.is_autocast_enabled(self.device.type):
+            yield
+            return
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled):
             yield
 

@@ -32,7 +32,8 @@ class StepResult:
     @property
     def total(self) -> Tensor:
         """Sum of the losses as returned."""
-        return torch.stack([value.float() for value in self.losses.values()]).sum()
+        values = [value.float() for value in self.losses.values()]
+        return values[0] if len(values) == 1 else torch.stack(values).sum()
 
     def detached(self) -> StepResult:
         """Return the same numbers without their graph."""
@@ -124,8 +125,9 @@ class Step(nn.Module):
             logits, taps = self._pass(source.inputs, other, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
-        source_batch = _batch(source, logits[:n_source], _rows(taps, 0, n_source), weights)
-        cross_entropy = _cross_entropy(source_batch.logits, source.labels, reduction="none")
+        # A slice of all rows would still be copied in the backward pass.
+        own = logits if target is None else logits[:n_source]
+        cross_entropy = _cross_entropy(own, source.labels, reduction="none")
         gather = self.gather or _alone
         mass = gather(weights)
         classification = weighted_mean(gather(cross_entropy), mass)
@@ -135,10 +137,11 @@ class Step(nn.Module):
             whole = gather(class_weights[part.labels])
             classification = classification * (mass.sum() * reciprocal(whole.sum()))
         losses = {"classification": classification}
-        right = source_batch.logits.argmax(1) == source.labels
+        right = own.argmax(1) == source.labels
         logs: dict[str, Tensor] = {"source_accuracy": gather(right).float().mean()}
         if target is None:
             return StepResult(losses, logs)
+        source_batch = _batch(source, own, _rows(taps, 0, n_source), weights)
         ones = torch.ones(len(target.inputs), device=logits.device)
         target_batch = _batch(target, logits[n_source:], _rows(taps, n_source, None), ones)
 
