@@ -265,7 +265,7 @@ def _sentences(
     if np.isfinite(half_distance):
         total = value + half_distance + joint
         lines.append(
-            f"Together: as a guide, no guarantee, at most {100 * total:.0f}% errors at the new site."
+            f"Together: at most {100 * total:.0f}% errors at the new site (a guide, no guarantee)."
             if total < 1.0
             else "Together they exceed 100%: they promise nothing about the new site."
         )
