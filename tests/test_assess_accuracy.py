@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
-from worlds import World
 
 from daptkit.assess.accuracy import estimate_accuracy, sample_of, sample_under_rule
 from daptkit.assess.accuracy.agreement import (
@@ -25,6 +24,7 @@ from daptkit.assess.accuracy.notes import ASSUMPTIONS, KINDS, reliability
 from daptkit.assess.accuracy.recall import class_recalls, mean_recall, prior_weighted_accuracy
 from daptkit.errors import DataError, UsageError
 from daptkit.shift import fit_rule
+from worlds import World
 
 RNG = np.random.default_rng(0)
 

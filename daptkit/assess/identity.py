@@ -11,7 +11,7 @@ from daptkit.shift.confusion import conditional_confusion, predicted_marginal
 from daptkit.shift.estimators import bbse_prior
 
 SWAP_MARGIN = 0.2
-"""Share of the classes' images by which exchanged names must fit better to count as swapped."""
+"""Share of a class's images by which another name must fit better to count as swapped."""
 MIN_SWAPPED = 10
 """Images of the classes concerned below which nothing is said of their names."""
 
@@ -48,10 +48,10 @@ def swapped_classes(
 ) -> tuple[tuple[int, ...], ...]:
     """Return cycles of classes whose names one model gives in another order than the other.
 
-    The assignment of names that agrees with the reference on most images is found; each of its
-    cycles is told if it agrees on at least 0.2 of the cycle's images more than the names as they
-    are, and on 10 images. A model that splits a class which the reference merged is no swap: both
-    assignments then fit alike.
+    The assignment of names that agrees with the reference on most images is found. One of its
+    cycles is told if for every class of it the other name fits better, by 0.2 of the images so
+    called, and for 10 images at least in all. A model that splits what the reference merged into
+    one class is no swap: for that class the name as it is fits best.
 
     Args:
         reference: (N,) classes by a model whose names are known to be right more often than not.
@@ -76,10 +76,10 @@ def swapped_classes(
             at = int(name[at])
         if len(cycle) < 2:
             continue
-        images = float(table[cycle].sum())
-        renamed = float(table[cycle, name[cycle]].sum())
-        gain = renamed - float(table[cycle, cycle].sum())
-        if renamed >= MIN_SWAPPED and gain >= SWAP_MARGIN * images:
+        renamed = table[cycle, name[cycle]]
+        gain = renamed - table[cycle, cycle]
+        needed = SWAP_MARGIN * table[cycle].sum(axis=1)
+        if renamed.sum() >= MIN_SWAPPED and (gain > needed).all():
             found.append(tuple(cycle))
     return tuple(found)
 
