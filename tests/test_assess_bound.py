@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from daptkit.assess.bound import bound_panel, joint_error
 from daptkit.errors import DataError
 from daptkit.shift import proxy_a_distance
+from daptkit.shift.folds import grouped_folds
 
 RNG = np.random.default_rng(0)
 
@@ -74,9 +75,7 @@ def test_joint_error_by_a_loop_over_folds_that_are_whole_patients():
     x, y, g = site(60)
     t, labels, g_t = site(40, seed=1)
     got = joint_error(x, y, t, labels, g, g_t)
-    from daptkit.assess.bound import _folds
-
-    fold_s, fold_t = _folds(y, g, 5, 0), _folds(labels, g_t, 5, 0)
+    fold_s, fold_t = grouped_folds(y, g, 5), grouped_folds(labels, g_t, 5)
     for fold, groups in ((fold_s, g), (fold_t, g_t)):
         assert all(len(set(fold[groups == p])) == 1 for p in set(groups.tolist()))
     both = np.vstack([x, t])

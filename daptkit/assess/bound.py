@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from daptkit.assess.intervals import Estimate, rate_interval, resample_counts
 from daptkit.errors import DataError
 from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_labels, as_matrix
-from daptkit.shift.divergence import matrices, proxy_a_distance
+from daptkit.shift.divergence import matrices, proxy_a_distance, standardise_
+from daptkit.shift.folds import grouped_folds
 
 REGULARISATION = 0.1
 MIN_LABELLED = 10
@@ -173,35 +173,19 @@ def joint_error(
     if len(np.unique(y)) < 2:
         return None
     domain = np.repeat([0, 1], [len(source), len(target)])
-    scale = x.std(axis=0)
-    # Near-constant channels hold rounding errors only, which a division would blow up.
-    x = (x - x.mean(axis=0)) / np.where(scale > 1e-6 * max(scale.max(), 1e-12), scale, np.inf)
+    standardise_(x)
     weight = np.where(domain == 0, 0.5 * len(x) / len(source), 0.5 * len(x) / len(target))
     wrong = np.zeros(len(x))
     fold = np.concatenate(
         [
-            _folds(source_labels, source_groups, folds, seed),
-            _folds(target_labels, target_groups, folds, seed),
+            grouped_folds(source_labels, source_groups, folds, seed),
+            grouped_folds(target_labels, target_groups, folds, seed),
         ]
     )
     for k in range(folds):
         test = fold == k
         wrong[test] = _predict(x[~test], y[~test], weight[~test], x[test]) != y[test]
     return float(wrong[domain == 0].mean() + wrong[domain == 1].mean())
-
-
-def _folds(y: IntArray, groups: IntArray, folds: int, seed: int) -> IntArray:
-    """Return the fold of each row, (N,), stratified by class, no patient split."""
-    folder = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    fold = np.zeros(len(y), dtype=np.int64)
-    with warnings.catch_warnings():
-        # A class with fewer images than folds is absent from some, which costs no more than that.
-        warnings.simplefilter("ignore", UserWarning)
-        by_size = np.bincount(y).max() >= folds
-        strata = y if by_size else np.zeros_like(y)
-        for k, (_, test) in enumerate(folder.split(np.zeros((len(y), 1)), strata, groups)):
-            fold[test] = k
-    return fold
 
 
 def _predict(x: FloatArray, y: IntArray, weight: FloatArray, further: FloatArray) -> IntArray:

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from daptkit.assess.scores.inputs import ScoreInputs
 from daptkit.shift.arrays import FloatArray, IntArray
+from daptkit.shift.divergence import standardise_
 
 MAX_WEIGHT = 20.0
 """Largest density ratio: beyond it one image would decide the risk."""
@@ -74,9 +75,7 @@ def density_ratio(
         seed: of the folds.
     """
     x = np.vstack([source, target])
-    scale = x.std(axis=0)
-    # Near-constant channels hold rounding errors only, which a division would blow up.
-    x = (x - x.mean(axis=0)) / np.where(scale > 1e-6 * max(scale.max(), 1e-12), scale, np.inf)
+    standardise_(x)
     rng = np.random.default_rng(seed)
     n = len(source)
     domain = np.repeat([0, 1], [n, len(target)])
