@@ -130,6 +130,7 @@ def render(
             run=report["run"],
             data=report["data"],
             models=report["models"],
+            verdict=report.get("verdict"),
             adapted=words.is_adapted(report),
             last=words.last(report),
             plots=plots,
