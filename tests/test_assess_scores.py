@@ -264,7 +264,7 @@ def test_known_failures_never_win(kind):
         "collapsed": site.candidate(9.0, np.zeros(300, int)),
         "swapped": site.candidate(9.0, np.array([1, 0, 2])[site.y_t]),
         "forgot": site.candidate(9.0, source_skill=0.5),
-        "collapsing": site.candidate(9.0, np.where(np.arange(300) % 10 < 9, 2, site.y_t)),
+        "collapsing": site.candidate(9.0, np.where(np.arange(300) % 5 < 4, 2, site.y_t)),
         "random": site.candidate(9.0, np.random.default_rng(1).integers(0, 3, 300)),
         "good": site.candidate(3.0),
         "weak": site.candidate(1.2),

@@ -97,7 +97,7 @@ def count_differences(
     diagnosis says that its assumption holds, or, for the agreement of heads, that it is indicative.
     Otherwise estimators of two families (confidence, recall, agreement) must say the same:
     confidence alone had the wrong sign in a third of simulated scanner shifts
-    (``tests/benchmarks/accuracy_estimates.py``). Confidence is not asked about methods that train
+    (``tests/benchmarks/test_bench_accuracy.py``). Confidence is not asked about methods that train
     it, and no estimator whose assumption fails.
 
     Args:

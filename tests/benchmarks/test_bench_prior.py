@@ -1,6 +1,6 @@
 """Errors and coverage of every estimator of the target prior, 5 classes, the rarest 2%.
 
-``pytest tests/benchmarks/test_bench_prior.py -m benchmark -s`` prints the table; about 20 minutes on
+``pytest tests/benchmarks/test_bench_prior.py -m benchmark -s`` prints the table; 20 minutes or more on
 one thread. The worlds are those of ``label_shift.py``: pure label shift, a random target prior, a
 classifier that is over-confident and biased.
 """
