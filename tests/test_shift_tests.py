@@ -102,7 +102,7 @@ def test_permutations_are_those_of_whole_patients():
 def rejections(test, draws, groups=True, **options):
     count = 0
     for seed in range(draws):
-        s, t = pair(seed, 40, 40, images=(8, 8), within=0.8, **options)
+        s, t = pair(seed, 40, 40, images=(6, 6), within=0.8, **options)
         count += test(s, t, groups_of(s, t) if groups else {}, seed).p <= 0.05
     return count / draws
 
@@ -121,8 +121,8 @@ def remaining(s, t, groups, seed):
 
 @pytest.mark.parametrize("test", [domain, prior, remaining])
 def test_several_images_of_a_patient_do_not_break_the_level(test):
-    assert rejections(test, 25) <= 0.16  # 5 of 25 have a chance of 0.7% at level .05
-    assert rejections(test, 6, groups=False) >= 0.8  # the same sites, image by image
+    assert rejections(test, 20) <= 0.15  # 4 of 20 have a chance of 1.6% at level .05
+    assert rejections(test, 6, groups=False) >= 0.5  # the same sites, image by image
 
 
 def test_unequal_numbers_of_images_do_not_break_the_level_of_the_domain_test():
@@ -253,11 +253,11 @@ def test_estimated_weights_widen_the_null(monkeypatch):
     """The weights of a noisy classifier are noisy: a null without that rejects far too often."""
 
     def ps():
-        for seed in range(20):
+        for seed in range(16):
             s, t = pair(seed, 60, 60, SHIFTED)
             noise = np.random.default_rng(seed + 99)
-            s, t = (Site(v.x, 0.16 * v.logits + 2 * noise.normal(size=v.logits.shape), v.y, v.groups)
-                    for v in (s, t))  # fmt: skip
+            z = [0.16 * v.logits + 2 * noise.normal(size=v.logits.shape) for v in (s, t)]
+            s, t = Site(s.x, z[0], s.y, s.groups), Site(t.x, z[1], t.y, t.groups)
             yield remaining(s, t, groups_of(s, t), seed).p
 
     assert np.mean([p <= 0.05 for p in ps()]) <= 0.05
@@ -273,8 +273,8 @@ def test_estimated_weights_widen_the_null(monkeypatch):
 def test_label_shift_leaves_no_residual_and_moved_features_do():
     kinds = {}
     for name, prior_, offset in (("label", SHIFTED, 0.0), ("moved", None, 0.8)):
-        found = [remaining(*(p := pair(s, 80, 80, prior_, offset)), groups_of(*p), s).p
-                 for s in range(8)]  # fmt: skip
+        found = [remaining(*(p := pair(s, 60, 60, prior_, offset)), groups_of(*p), s).p
+                 for s in range(6)]  # fmt: skip
         kinds[name] = np.mean([p <= 0.05 for p in found])
     assert kinds["label"] <= 0.25 and kinds["moved"] >= 0.75
 
