@@ -15,11 +15,10 @@ from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_labels, as_
 from daptkit.shift.audit import AuditSize, audit_size
 from daptkit.shift.divergence import MIN_IMAGES, divergences, matrices, mmd2
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
-from daptkit.shift.movedprior import moved_prior_test, some_patients
-from daptkit.shift.priortest import prior_test
-from daptkit.shift.residual import residual_test
-from daptkit.shift.twosample import PERMUTATIONS, ShiftTest, domain_test
-from daptkit.shift.verdict import any_shift_p, caveats, kind_of_shift
+from daptkit.shift.movedprior import some_patients
+from daptkit.shift.questions import Images, three_questions
+from daptkit.shift.twosample import PERMUTATIONS, ShiftTest
+from daptkit.shift.verdict import any_shift_p, caveats
 
 MAX_FOR_PRIOR = 3000
 """Images of a domain, of whole patients, that the prior and its interval are estimated from."""
@@ -184,13 +183,14 @@ def diagnose_shift(
     g_s, g_t = as_groups(source_groups, len(x)), as_groups(target_groups, len(t))
     groups = {"source_groups": g_s, "target_groups": g_t}
     known = source_groups is not None and target_groups is not None
-    domains = domain_test(x, t, permutations=permutations, seed=seed, **groups)
-    prior = prior_test(z_s, z_t, permutations=permutations, seed=seed, **groups)
-    residual = residual_test(x, z_s, y, t, z_t, resamples=permutations, seed=seed, **groups)
-    moved = None
-    if prior.tested and residual.tested and max(prior.p, residual.p) <= alpha:
-        moved = moved_prior_test(z_s, y, z_t, source_groups=g_s, target_groups=g_t, seed=seed)
-    kind, reasons = kind_of_shift(domains, prior, residual, alpha, moved)
+    answers = three_questions(
+        Images(features=x, logits=z_s, groups=g_s),
+        y,
+        Images(features=t, logits=z_t, groups=g_t),
+        alpha=alpha,
+        permutations=permutations,
+        seed=seed,
+    )
     estimate = _prior(x, z_s, y, g_s, t, z_t, g_t, seed)
     found = dict(divergences(x, t, seed=seed, **groups))
     found["mmd2_weighted"] = float("nan")
@@ -203,12 +203,12 @@ def diagnose_shift(
         source_statistics or {}, target_statistics or {}, seed=seed, **groups
     )
     return ShiftDiagnosis(
-        kind=kind,
+        kind=answers.kind,
         alpha=alpha,
-        domains=domains,
-        prior=prior,
-        residual=residual,
-        moved_prior=moved,
+        domains=answers.domains,
+        prior=answers.prior,
+        residual=answers.residual,
+        moved_prior=answers.moved_prior,
         divergences=found,
         stages={
             name: divergences(s, u, seed=seed, **groups) for name, (s, u) in (stages or {}).items()
@@ -217,8 +217,14 @@ def diagnose_shift(
         target_prior=estimate,
         appearance=appearance,
         audit=audit_size(z_s.argmax(axis=1) == y, g_s, g_t),
-        reasons=reasons,
-        caveats=caveats(kind, (domains, prior, residual), estimate, distance, known),
+        reasons=answers.reasons,
+        caveats=caveats(
+            answers.kind,
+            (answers.domains, answers.prior, answers.residual),
+            estimate,
+            distance,
+            known,
+        ),
     )
 
 
