@@ -141,7 +141,7 @@ def test_p_of_any_shift_is_bonferronis():
 
 def test_images_that_move_to_another_class_are_no_change_of_frequencies():
     """The mean prediction changes in both worlds; frequencies in one of them."""
-    both, covariate = (answered(*moved_pair(w, 2), 2, 99) for w in ("both", "covariate"))
+    both, covariate = (answered(*moved_pair(w, 4), 4, 99) for w in ("both", "covariate"))
     assert both.kind == "both" and covariate.kind == "covariate"
     assert max(test.p for a in (both, covariate) for test in (a.prior, a.residual)) <= 0.05
 
