@@ -130,15 +130,24 @@ def test_layers_that_are_one_text_are_a_plugin_fault(
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_lack_of_memory_names_a_smaller_batch_size(
+def test_lack_of_memory_is_no_fault_of_the_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def losses(self: Method, source: Any, target: Any, ctx: Any) -> dict[str, Any]:
         raise error
 
-    with_method(monkeypatch, in_process(method_of(losses)))
-    with pytest.raises(DaptkitError, match="out of memory; try a --batch-size below 8") as caught:
+    def hook(self: Method, ctx: Any) -> None:
+        raise error
+
+    broken = method_of(losses)
+    with_method(monkeypatch, in_process(broken))
+    with pytest.raises(DaptkitError, match="out of memory at step 0, and no smaller") as caught:
         adapt(tiny_config(tmp_path))
+    assert not isinstance(caught.value, PluginError)
+    # Outside a step nothing is tried.
+    with_method(monkeypatch, in_process(type("Hook", (broken,), {"on_fit_start": hook})))
+    with pytest.raises(DaptkitError, match="out of memory; try a --batch-size below 8") as caught:
+        adapt(tiny_config(tmp_path, out=str(tmp_path / "other")))
     assert not isinstance(caught.value, PluginError)
 
 
