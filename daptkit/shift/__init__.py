@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from daptkit.shift.arrays import effective_sample_size
 from daptkit.shift.calibration import Calibration, fit_calibration
+from daptkit.shift.choice import CalibrationChoice, choose_calibration
 from daptkit.shift.confusion import (
     conditional_confusion,
     hard_predictions,
@@ -26,10 +27,12 @@ from daptkit.shift.weights import importance_weights
 
 __all__ = [
     "Calibration",
+    "CalibrationChoice",
     "PredictionRule",
     "PriorEstimate",
     "TrustLimits",
     "bbse_prior",
+    "choose_calibration",
     "conditional_confusion",
     "cross_fitted_logits",
     "divergences",
