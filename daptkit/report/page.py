@@ -115,7 +115,7 @@ def render(
     series = panels(report)
     plots = draw(report, points, series)
     html = (
-        _environment()
+        page_environment()
         .get_template("page.html")
         .render(
             report=report,
@@ -156,7 +156,8 @@ def _readings(report: words.Report) -> dict[str, Any]:
     }
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return the templates of every page, with what writes numbers in them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
