@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -76,8 +77,8 @@ METHODS_KEY = "daptkit.methods"
 class AdaptCommand(click.Command):
     """A command whose parser is built per call, with the options of the methods it names."""
 
-    sections: Mapping[str, tuple[str, ...]] = SECTIONS
-    several = False
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = SECTIONS
+    several: ClassVar[bool] = False
     """Whether ``-m`` may be given several times."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

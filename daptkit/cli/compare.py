@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -18,7 +20,7 @@ _OWN = frozenset({"method", "out", "report", "resume", "seed"})
 class CompareCommand(AdaptCommand):
     """``adapt``'s command for several ``-m``, with the options of each of these methods."""
 
-    sections = {
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **SECTIONS,
         "Method": (*SECTIONS["Method"], "seeds"),
         "Output": (*SECTIONS["Output"], "target_labels"),

@@ -1,4 +1,4 @@
-"""The pipelines as plain functions: adapt, compare, predict, evaluate, build_report, demo, and of data."""
+"""The pipelines as plain functions: adapt, compare, predict, evaluate, report and more."""
 
 from daptkit.recipes.adapting import adapt
 from daptkit.recipes.checking import check_data

@@ -171,7 +171,7 @@ def _run_cells(
             raise
         except Exception as error:
             if cell.method == SOURCE_ONLY and isinstance(error, (UsageError, DataError)):
-                # What is wrong with the data or the options is so for every cell.
+                # What is wrong with the data or the options is wrong for every run.
                 withdraw(cell)
                 raise
             failures.append(failure_of(cell, error))

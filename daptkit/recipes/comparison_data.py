@@ -28,7 +28,7 @@ def comparison_data(
         plan: methods and seeds.
         measured: cell to its measures.
         failures: cells without.
-        audit: :func:`daptkit.recipes.cell_audit.audit_cells`; it changes ``audit`` and nothing else.
+        audit: :func:`daptkit.recipes.cell_audit.audit_cells`; it changes ``audit`` alone.
     """
     failed = {one.cell: one for one in failures}
     places = [(method, seed) for method in plan.methods for seed in plan.seeds]

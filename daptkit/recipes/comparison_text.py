@@ -17,6 +17,7 @@ from daptkit.report.reading.comparing import (
     SCORE_NAMES,
     assumption_lines,
     collapsed,
+    method_name,
     recommendation,
     shift_line,
 )
@@ -121,10 +122,12 @@ def summary_text(data: Data, reasons: Mapping[str, str]) -> str:
     seeds = data["seeds"]
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± sd of seeds {seeds[0]} to {seeds[-1]}"
     console.print(f"{len(data['methods'])} methods, {of}. No target label was read for:")
-    console.print(_table(_main_header(data), [_main_row(data, m) for m in data["methods"]]))
+    for header, row in ((_MAIN, _main_row), (_estimates_header(data), _estimates_row)):
+        console.print(_table(header, [row(data, m) for m in data["methods"]]))
     for line in assumption_lines(data):
         console.print(line, soft_wrap=True)
-    console.print(_table(_scores_header(data), [_scores_row(data, m) for m in data["methods"]]))
+    header = ["selection score", *SCORE_NAMES.values()]
+    console.print(_table(header, [_scores_row(data, m) for m in data["methods"]]))
     console.print(shift_line(data), soft_wrap=True)
     for method, vetoes in data["choice"]["vetoes"].items():
         for veto in vetoes:
@@ -153,48 +156,56 @@ _TRUE_HEADER = (
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, title in enumerate(header):
-        table.add_column(title, justify="right" if number else "left", no_wrap=False)
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _main_header(data: Data) -> list[str]:
-    estimates = [f"estimate: {ESTIMATES[name]}" for name in _estimates(data)]
-    return ["method", "source validation", *estimates, "collapse", "PAD after", "rank"]
+_MAIN = ("method", "source validation", "collapse", "PAD after", "MMD² after", "seconds", "rank")
 
 
 def _main_row(data: Data, method: str) -> list[str]:
-    names = ["source_balanced_accuracy", *(f"estimate_{name}" for name in _estimates(data))]
-    rank = data["choice"]["rank"].get(method)
-    shown = "vetoed" if method in data["choice"]["vetoes"] else "-"
+    found, rank = data["summary"][method], data["choice"]["rank"].get(method)
+    without = "vetoed" if method in data["choice"]["vetoes"] else "-"
     return [
-        method,
-        *(_mean(data["summary"][method].get(name)) for name in names),
+        method_name(method),
+        _mean(found.get("source_balanced_accuracy")),
         collapsed(_of(data, method)),
-        _mean(data["summary"][method].get("proxy_a_distance")),
-        shown if rank is None else f"{rank:.1f}",
+        _mean(found.get("proxy_a_distance")),
+        _mean(found.get("mmd2")),
+        _mean(found.get("train_seconds"), 1),
+        without if rank is None else f"{rank:.1f}",
     ]
 
 
-def _scores_header(data: Data) -> list[str]:
-    return ["score", *SCORE_NAMES.values(), "MMD²", "seconds"]
+def _estimates_header(data: Data) -> list[str]:
+    return ["estimated accuracy", *(ESTIMATES[name] for name in _estimates(data))]
+
+
+def _estimates_row(data: Data, method: str) -> list[str]:
+    """Return the estimates of a method, with the interval where there is one run alone."""
+    cells = _of(data, method)
+    row = [method_name(method)]
+    for name in _estimates(data):
+        text = _mean(data["summary"][method].get(f"estimate_{name}"))
+        alone = [e for e in cells[0].get("estimates", ()) if e["name"] == name]
+        if len(cells) == 1 and alone and alone[0]["estimated_accuracy"]["low"] is not None:
+            ends = alone[0]["estimated_accuracy"]
+            text = f"{text} ({ends['low']:.3f} to {ends['high']:.3f})"
+        row.append(text)
+    return row
 
 
 def _scores_row(data: Data, method: str) -> list[str]:
     found = data["summary"][method]
-    names = [*(f"score_{name}" for name in SCORE_NAMES), "mmd2"]
-    return [
-        method,
-        *(_mean(found.get(name)) for name in names),
-        _mean(found.get("train_seconds"), 1),
-    ]
+    return [method_name(method), *(_mean(found.get(f"score_{name}")) for name in SCORE_NAMES)]
 
 
 def _true_row(data: Data, method: str) -> list[str]:
     found = data["audit"]["summary"][method]
     names = [*TRUE_SCORES, "gained_accuracy", "gained_balanced_accuracy"]
-    return [method, *(_mean(found.get(name), 3) for name in names)]
+    return [method_name(method), *(_mean(found.get(name)) for name in names)]
 
 
 def _gains(data: Data) -> list[str]:

@@ -38,6 +38,11 @@ _KINDS = {
 }
 
 
+def method_name(method: str) -> str:
+    """Return a method's name; the one without any method says what it is."""
+    return "none (source-only)" if method == "none" else method
+
+
 def shift_line(data: Data) -> str:
     """Say what the source-only models find to differ between the sites."""
     kinds = {seed: found["kind"] for seed, found in data["shift"].items()}
@@ -89,12 +94,12 @@ def recommendation(data: Data) -> str:
     chosen = choice["recommended"]
     if chosen is None:
         return (
-            "Recommended by the scores without labels: none, every method was vetoed or failed."
-            " Label a small sample of target images."
+            "Recommended by the scores without labels: no method, since each was vetoed or failed."
+            " Label a small random sample of target images."
         )
     of = "1 seed" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"Recommended by the scores without labels: {chosen} (mean place"
+        f"Recommended by the scores without labels: {method_name(chosen)} (mean place"
         f" {choice['rank'][chosen]:.1f} over {of}). They can be wrong: label a small random sample"
         " of target images before use."
     )
