@@ -22,7 +22,8 @@ from daptkit.report.reading.comparing import (
     shift_line,
 )
 
-WIDTH = 110
+WIDTH = 400
+"""Never cut a cell: tables are as wide as they need to be."""
 Data = Mapping[str, Any]
 
 

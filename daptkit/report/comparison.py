@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from daptkit.report.figures.comparison import estimates_plot, gains_plot
 from daptkit.report.page import page_environment
 from daptkit.report.reading import comparing
 
@@ -15,5 +16,15 @@ def comparison_page(data: Mapping[str, Any]) -> str:
     Args:
         data: content of ``compare.json``.
     """
+    gained = data["audit"] is not None and any(
+        one["difference"] for one in data["audit"]["cells"].values()
+    )
     template = page_environment().get_template("compare.html")
-    return template.render(data=data, read=comparing)
+    return template.render(
+        data=data,
+        estimates=estimates_plot(data) if any(c["values"] for c in data["cells"]) else None,
+        gains=gains_plot(data) if gained else None,
+        read=comparing,
+        columns=comparing.estimate_columns(data),
+        score_names=comparing.SCORE_NAMES,
+    )

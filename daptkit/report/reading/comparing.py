@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daptkit.report.reading.words import listing
+from daptkit.report.reading.words import DASH, between, listing, percent
 
 Data = Mapping[str, Any]
 
@@ -77,6 +77,84 @@ def assumption_lines(data: Data) -> list[str]:
         f"estimate {name}, assuming that {assumption}: {level} here"
         for name, assumption, level in assumptions(data)
     ]
+
+
+def title(data: Data) -> str:
+    """Return the heading of the page."""
+    names = [m for m in data["methods"] if m != "none"]
+    if not names:
+        return "Source-only, over several seeds"
+    return f"{listing([' + '.join(m.split('+')) for m in names])} beside source-only"
+
+
+def seeds(data: Data) -> str:
+    """Say which seeds were run."""
+    first, *others = data["seeds"]
+    return f"seeds {first} to {others[-1]}" if others else f"seed {first}"
+
+
+def warnings(data: Data) -> list[str]:
+    """Return what a reader must know first: runs that failed or collapsed."""
+    failed = [c["name"] for c in data["cells"] if c["status"] == "failed"]
+    found = [f"Not finished: {listing(failed)}."] if failed else []
+    fallen = [
+        c["name"] for c in data["cells"] if c["status"] == "done" and c["collapse"]["collapsed"]
+    ]
+    if fallen:
+        found.append(f"Nearly every target image gets the same class in {listing(fallen)}.")
+    return found
+
+
+def runs_of(data: Data, method: str) -> list[Data]:
+    """Return the runs of a method."""
+    return [cell for cell in data["cells"] if cell["method"] == method]
+
+
+def rank_text(data: Data, method: str) -> str:
+    """Return a method's combined rank, or why it has none."""
+    rank = data["choice"]["rank"].get(method)
+    if rank is not None:
+        return f"{rank:.1f}"
+    return "vetoed" if method in data["choice"]["vetoes"] else DASH
+
+
+def place(data: Data, cell: Data) -> str:
+    """Return a run's place within its seed."""
+    order = data["choice"]["seeds"][str(cell["seed"])]["order"]
+    return str(order.index(cell["method"]) + 1) if cell["method"] in order else "vetoed"
+
+
+def estimate_columns(data: Data) -> list[tuple[str, str]]:
+    """Return the estimates that some run has, with their titles."""
+    here = {e["name"] for cell in data["cells"] for e in cell.get("estimates", ())}
+    return [(name, title) for name, title in ESTIMATES.items() if name in here]
+
+
+def estimate_text(cell: Data, name: str) -> str:
+    """Return one estimate of a run as a percentage."""
+    return percent(cell["values"].get(f"estimate_{name}"))
+
+
+def estimate_ends(cell: Data, name: str) -> str:
+    """Return the interval of one estimate of a run."""
+    found = [e["estimated_accuracy"] for e in cell["estimates"] if e["name"] == name]
+    return between(found[0]) if found else ""
+
+
+def weights_line(data: Data) -> str:
+    """Say how much each score counts, which follows from the diagnosis."""
+    weights = [one["weights"] for one in data["choice"]["seeds"].values()]
+    if not weights or any(one != weights[0] for one in weights):
+        return "Their weights follow from the diagnosis, which differs between the seeds."
+    parts = [f"{SCORE_NAMES[n].split()[0]} {w:g}" for n, w in weights[0].items()]
+    return f"Weights under this diagnosis: {', '.join(parts)}."
+
+
+def audit_line(data: Data) -> str:
+    """Say how many images were scored, and what the intervals rest on."""
+    one = next(iter(data["audit"]["cells"].values()))
+    kind = {"patient": "patients", "image": "images, since not every one names its patient"}
+    return f"{one['n']:,} images were scored; intervals are of resampled {kind[one['interval']]}."
 
 
 def collapsed(cells: Sequence[Data]) -> str:
