@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from daptkit.report.figures.style import (
     AFTER,
-    WIDTH,
     Plot,
     house_style,
     light_grid,
@@ -40,7 +39,7 @@ def estimates_plot(data: Data) -> Plot:
     """Draw the estimated accuracies of every method: a small mark a run, a large one the mean."""
     names = [n for n in ESTIMATES if any(f"estimate_{n}" in c["values"] for c in data["cells"])]
     with house_style():
-        figure = new_figure(1.1 + _HEIGHT * len(data["methods"]), 1.35 * WIDTH)
+        figure = new_figure(1.3 + _HEIGHT * len(data["methods"]))
         axes = figure.add_subplot()
         light_grid(axes, "x")
         step = 0.7 / max(len(names), 1)
@@ -50,7 +49,7 @@ def estimates_plot(data: Data) -> Plot:
         _rows(axes, data["methods"])
         share_ticks(axes.xaxis)
         figure.legend(
-            loc="outside upper left", ncols=3, borderpad=0.4, handletextpad=0.3, labelspacing=0.3
+            loc="outside upper left", ncols=2, borderpad=0.4, handletextpad=0.3, labelspacing=0.3
         )
         svg = to_svg(figure)
     return Plot(
@@ -66,7 +65,7 @@ def gains_plot(data: Data) -> Plot:
     """Draw what each run truly gained over the source-only model of its seed, with intervals."""
     methods = [m for m in data["methods"] if m != "none"]
     with house_style():
-        figure = new_figure(0.9 + _HEIGHT * len(methods), 1.35 * WIDTH)
+        figure = new_figure(0.9 + _HEIGHT * len(methods))
         axes = figure.add_subplot()
         light_grid(axes, "x")
         axes.axvline(0.0, color="#777777", linewidth=0.9)
