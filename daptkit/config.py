@@ -146,6 +146,9 @@ class AdaptConfig:
     amp_dtype: str = option("bfloat16", "Its type.", choices=("bfloat16", "float16"))
     compile: bool = option(False, "Compile the backbone for the steps of training.")
     workers: int | None = option(None, "Threads that decode images (the CPU count).", low=0)
+    guard: bool = option(
+        True, "Deliver the source-only model where adapting hurt, as far as can be told."
+    )
     report: bool = option(True, "Write report.html with its figures.")
     log_interval: int = option(50, "Steps between lines of metrics.jsonl.", low=1)
     decide: str = option("map", "Decision rule: map, balanced or sens=CLASS:0.95.")

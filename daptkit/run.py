@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -166,9 +167,24 @@ class RunFolder:
         return RunFolder(self.root / "twin")
 
     @property
+    def adapted(self) -> RunFolder:
+        """The adapted model, where the source-only model is delivered in its place."""
+        return RunFolder(self.root / "adapted")
+
+    @property
     def scratch(self) -> RunFolder:
         """The same network trained on the source from random weights, where it was asked for."""
         return RunFolder(self.root / "scratch")
+
+    def remove(self) -> None:
+        """Remove the folder with what is in it, if there is one.
+
+        Raises:
+            DaptkitError: it cannot be removed.
+        """
+        with writing(self.root):
+            if self.root.exists():
+                shutil.rmtree(self.root)
 
     def open_for_writing(self, *, resume: bool) -> None:
         """Make the folder, or accept the one that ``--resume`` continues.

@@ -65,6 +65,7 @@ def test_top_level_keys_and_no_path_or_id(run: Trained, data: dict[str, Any]) ->
         "training",
         "source_validation",
         "source_validation_by_site",
+        "verdict",
         "forgotten",
         "from_scratch",
         "calibration",

@@ -56,7 +56,7 @@ def test_collapse_check() -> None:
     assert not collapse_check(np.array([1] * 95 + [0] * 5), ("a", "b")).collapsed
 
 
-def test_text_shows_both_models_and_never_a_verdict() -> None:
+def test_text_shows_both_models() -> None:
     text = summary_text(figures())
     lines = [line.split() for line in text.splitlines()]
     assert ["accuracy", "0.912", "0.912"] in lines
@@ -65,7 +65,23 @@ def test_text_shows_both_models_and_never_a_verdict() -> None:
     assert ["a", "0.750", "0.600", "0.500"] in lines
     assert "note: bbse: not trusted" in text
     assert "predictions spread over every class" in text
-    assert "helped" not in text
+    assert "verdict" not in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "deliver", "delivered", "said"),
+    [
+        ("helped", "adapted", "adapted", "seems to have helped\n  why\n  the adapted model is"),
+        ("hurt", "source-only", "source-only", "the source-only model is delivered (--no-guard"),
+        ("hurt", "source-only", "adapted", "delivered all the same, because of --no-guard"),
+        ("can't know", "adapted", "adapted", "cannot be known without labels"),
+    ],
+)
+def test_text_ends_with_the_verdict(verdict: str, deliver: str, delivered: str, said: str) -> None:
+    given = {"verdict": verdict, "deliver": deliver, "delivered": delivered, "reasons": ["why"]}
+    text = summary_text(figures(), given)
+    assert "\n\nverdict, without target labels: " in text
+    assert said in text.split("verdict, without")[1]
 
 
 def test_text_warns_of_a_collapse() -> None:

@@ -1,4 +1,4 @@
-"""The closing summary of a run: figures that need no target labels, and no verdict."""
+"""The closing summary of a run: figures and a verdict that need no target labels."""
 
 from __future__ import annotations
 
@@ -64,13 +64,14 @@ def collapse_check(predicted: Ints, classes: tuple[str, ...]) -> CollapseCheck:
     )
 
 
-def summary_text(figures: Mapping[str, Any]) -> str:
-    """Return the terminal's closing summary of the figures that ``run.json`` holds.
+def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None = None) -> str:
+    """Return the terminal's closing summary of what ``run.json`` holds.
 
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
             ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
+        verdict: of a run with a method.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
@@ -86,6 +87,7 @@ def summary_text(figures: Mapping[str, Any]) -> str:
     lines += _collapse(figures["collapse"])
     lines += _unfreezing(figures.get("unfreezing", {}))
     lines += [f"note: {text}" for text in figures["notes"]]
+    lines += [] if verdict is None else _verdict(verdict)
     return "\n".join(lines)
 
 
@@ -150,6 +152,30 @@ def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
         f"balanced accuracy {what} at the source by adapting: {_number(abs(lost['value']))}{ends}"
     )
     return [text, ""]
+
+
+VERDICTS = {
+    "helped": "adapting seems to have helped",
+    "no evidence": "no evidence that adapting helped or hurt",
+    "hurt": "adapting seems to have hurt",
+    "can't know": "whether adapting helped cannot be known without labels",
+}
+"""What a verdict says, in words."""
+
+
+def delivered_text(verdict: Mapping[str, Any]) -> str:
+    """Say which model was delivered, and why not the one that the verdict speaks for."""
+    if verdict["delivered"] == "source-only":
+        return "the source-only model is delivered (--no-guard delivers the adapted one)"
+    if verdict["deliver"] == "source-only":
+        return "the adapted model is delivered all the same, because of --no-guard"
+    return "the adapted model is delivered"
+
+
+def _verdict(verdict: Mapping[str, Any]) -> list[str]:
+    said = f"verdict, without target labels: {VERDICTS[verdict['verdict']]}"
+    why = [f"  {reason}" for reason in verdict["reasons"]]
+    return ["", said, *why, f"  {delivered_text(verdict)}"]
 
 
 def _unfreezing(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -68,6 +68,7 @@ def measure_run(
         "method_reports": trained.record["methods"],
         "training": _training(trained),
         "source_validation": {name: _validation(trained, m) for name, m in models.items()},
+        "verdict": trained.record.get("verdict"),
         "forgotten": figures.get("forgotten"),
         "from_scratch": None if trained.scratch is None else _validation(trained, trained.scratch),
         "source_validation_by_site": _by_site(trained, models),

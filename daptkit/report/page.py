@@ -13,7 +13,15 @@ import jinja2
 from daptkit.errors import DaptkitError
 from daptkit.report.figures import Plot, Points, draw, read_points
 from daptkit.report.finished import FORMAT
-from daptkit.report.reading import domains, frequencies, methods, short, source, words
+from daptkit.report.reading import (
+    domains,
+    frequencies,
+    methods,
+    short,
+    source,
+    verdict,
+    words,
+)
 from daptkit.report.reading.training import panels, unfreezing
 from daptkit.run import RunFolder, atomic_write, writing
 
@@ -122,6 +130,7 @@ def render(
             run=report["run"],
             data=report["data"],
             models=report["models"],
+            verdict=report.get("verdict"),
             adapted=words.is_adapted(report),
             last=words.last(report),
             plots=plots,
@@ -138,6 +147,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
     return {
         "title": short.title(report),
         "short": short.in_short(report),
+        **_verdict(report),
         "measures": domains.measures(report),
         "agreement": domains.agreement(report),
         "basis": domains.basis(report),
@@ -153,6 +163,17 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
         "calibration_basis": source.calibration_basis(report),
+    }
+
+
+def _verdict(report: words.Report) -> dict[str, Any]:
+    if report.get("verdict") is None:
+        return {"verdict": ""}
+    return {
+        "verdict": verdict.answer(report),
+        "reasons": verdict.reasons(report),
+        "shift": verdict.shift(report),
+        "estimates": verdict.estimates(report),
     }
 
 

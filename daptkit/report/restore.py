@@ -78,7 +78,9 @@ def restore(
             reporter=reporter,
         )
         twin = _delivered(folder.twin if loaded else folder, maker, {})
-        adapted = _delivered(folder, replace(maker, methods=loaded), record) if loaded else None
+        # Where the guard has delivered the source-only model, the adapted one is kept apart.
+        kept = folder.adapted if folder.adapted.root.is_dir() else folder
+        adapted = _delivered(kept, replace(maker, methods=loaded), record) if loaded else None
         scratch = None
         if config.from_scratch:
             scratch = _delivered(folder.scratch, scratch_maker(maker), {})

@@ -19,7 +19,7 @@ from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.accumulate import check_parts
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
-from daptkit.train.deliver import Delivered, deliver, run_passes
+from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
 from daptkit.train.device import Precision
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
@@ -31,12 +31,15 @@ from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
 from daptkit.train.scratch import scratch_maker
 from daptkit.train.twin import keep_twin, obtain_twin
+from daptkit.train.verdict import Judgement, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
 _SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
 # Options that may differ between a run and its continuation.
-_FREE_AT_RESUME = frozenset({"resume", "out", "device", "workers", "report", "cache", "auto_batch"})
+_FREE_AT_RESUME = frozenset(
+    {"resume", "out", "device", "workers", "report", "cache", "auto_batch", "guard"}
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Trained:
     @property
     def result(self) -> AdaptResult:
         """What the caller of a run gets."""
-        summary = summary_text(self.record["figures"])
+        summary = summary_text(self.record["figures"], self.record["verdict"])
         return AdaptResult(self.folder.root, summary, self.record, self.world.leads)
 
 
@@ -136,7 +139,7 @@ def _run(
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted = _train_methods(folder, maker, twin) if loaded else None
+    adapted, judgement = _train_methods(folder, maker, twin) if loaded else (None, None)
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -163,7 +166,7 @@ def _run(
             },
             "methods": (adapted or twin).fit.reports,
             "figures": figures,
-            "verdict": None,
+            "verdict": None if judgement is None else judgement.to_json(),
         }
         write_json(folder.record, content)
         return content
@@ -260,23 +263,36 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
     """Train, or reuse, the source-only model."""
     maker = replace(maker, methods=())
     twin = obtain_twin(folder, maker)
-    delivered = _deliver(folder, maker, twin.net, twin.fit, twin.held_out)
+    delivered = _with_rule(maker, twin.net, twin.fit, twin.held_out)
+    deliver(folder, delivered, maker.prepared, model_meta((), maker.prepared), maker.world)
     # What is kept is what the options say, whatever the memory of this machine.
     if not twin.cached and twin.fit.parts == maker.config.grad_accum_steps:
         maker.world.first(lambda: keep_twin(folder, maker, delivered.held_out))
     return delivered, twin.cached
 
 
-def _train_methods(folder: RunFolder, maker: JobMaker, twin: Delivered) -> Delivered:
-    job = replace(maker.make(maker.prepared.data, folder), twin=twin.fit.passes)
-    return _deliver(folder, maker, job.net, Trainer(job).run(), None)
+def _train_methods(
+    folder: RunFolder, maker: JobMaker, twin: Delivered
+) -> tuple[Delivered, Judgement]:
+    """Train the methods' model, judge it beside its twin, and deliver the one to use."""
+    prepared, config, world = maker.prepared, maker.config, maker.world
+    job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
+    adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
+    judgement = world.first(
+        lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
+    )
+    meta = model_meta(maker.methods, prepared)
+    if judgement.delivers_twin:
+        deliver(folder.adapted, adapted, prepared, meta, world)
+        deliver(folder, twin, prepared, model_meta((), prepared), world)
+    else:
+        deliver(folder, adapted, prepared, meta, world)
+        world.first(folder.adapted.remove)
+    return adapted, judgement
 
 
-def _deliver(
-    folder: RunFolder, maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None
-) -> Delivered:
-    prepared, decide = maker.prepared, maker.config.decide
+def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None) -> Delivered:
+    prepared = maker.prepared
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
-    meta = model_meta(maker.methods, prepared)
-    return deliver(folder, net, prepared, passes, apart, fit, decide, meta, maker.world)
+    return with_rule(net, prepared.classes, passes, apart, fit, maker.config.decide)

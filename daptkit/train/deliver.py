@@ -103,29 +103,23 @@ def run_passes(passes: SplitPasses) -> Passes:
     )
 
 
-def deliver(
-    folder: RunFolder,
+def with_rule(
     net: AdaptNet,
-    prepared: Prepared,
+    classes: tuple[str, ...],
     passes: Passes,
     held_out: HeldOut,
     fit: FitResult,
     decide: str,
-    meta: dict[str, Any],
-    world: World = ALONE,
 ) -> Delivered:
-    """Fit the prediction rule on the held-out source and write model folder and predictions.
+    """Fit the prediction rule of a trained model on the held-out source.
 
     Args:
-        folder: run folder, or the twin's.
         net: the trained model.
-        prepared: data, classes and conversion.
+        classes: names.
         passes: logits of both domains.
         held_out: logits and labels that the rule is fitted on.
         fit: class weights and target prior in force at the end of training.
         decide: ``--decide``.
-        meta: provenance for ``model.json``.
-        world: processes of the run; the first one writes.
     """
     rule = fit_rule(
         held_out.logits,
@@ -133,27 +127,46 @@ def deliver(
         as_numpy(fit.class_weights),
         None if fit.target_prior is None else as_numpy(fit.target_prior),
         decide,
-        prepared.classes,
+        classes,
     )
+    return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
+
+
+def deliver(
+    folder: RunFolder,
+    model: Delivered,
+    prepared: Prepared,
+    meta: dict[str, Any],
+    world: World = ALONE,
+) -> None:
+    """Write model folder and predictions.
+
+    Args:
+        folder: run folder, or the twin's.
+        model: what is delivered there.
+        prepared: data, classes and conversion.
+        meta: provenance for ``model.json``.
+        world: processes of the run; the first one writes.
+    """
+    rule = model.rule
     table = prepared.data.target.images.table
 
     def write() -> None:
         save_model_folder(
             folder.model,
-            net,
+            model.net,
             prepared.model_config,
             classes=prepared.classes,
             conversion=prepared.conversion.to_json(),
             rule=rule.to_json(),
             extra=meta,
         )
-        predictions = predictions_csv(table, passes.target_logits, rule, "target")
+        predictions = predictions_csv(table, model.passes.target_logits, rule, "target")
         atomic_write(folder.predictions, predictions)
-        if held_out.folds > 1:
-            atomic_write(folder.root / _HELD_OUT, save(_arrays(held_out)))
+        if model.held_out.folds > 1:
+            atomic_write(folder.root / _HELD_OUT, save(_arrays(model.held_out)))
 
     world.first(write)
-    return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
 
 
 def read_held_out(folder: RunFolder) -> HeldOut | None:

@@ -51,6 +51,7 @@ _IRRELEVANT = frozenset(
         "report",
         "from_scratch",
         "auto_batch",
+        "guard",
     }
 )
 _METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"

@@ -1,1 +1,1 @@
-"""Sentences that read the numbers of report.json, in plain words and without a verdict."""
+"""Sentences that read the numbers of report.json, in plain words."""

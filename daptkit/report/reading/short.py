@@ -5,6 +5,7 @@ from __future__ import annotations
 from daptkit.report.reading.domains import closeness
 from daptkit.report.reading.frequencies import estimate, most_moved
 from daptkit.report.reading.source import task_kept
+from daptkit.report.reading.verdict import answer
 from daptkit.report.reading.words import Report, count, is_adapted, last, listing, with_interval
 
 
@@ -24,6 +25,8 @@ def in_short(report: Report) -> list[tuple[str, str]]:
         ("The task at the source.", task_kept(report)),
         ("Class frequencies.", f"{estimate(report)} {most_moved(report)}"),
     ]
+    said = answer(report)
+    lines += [("Did adapting help?", said)] if said else []
     true = report["true_scores"]
     return lines if true is None else [*lines, ("True scores.", true_scores(report))]
 

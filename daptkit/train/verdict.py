@@ -1,0 +1,197 @@
+"""Did adapting help? What a finished run says of it without target labels, and what to deliver."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from daptkit.assess import Sample, Verdict, estimate_accuracy, judge, sample_under_rule
+from daptkit.shift import ShiftDiagnosis, diagnose_shift, feature_gap
+from daptkit.train.deliver import Delivered
+from daptkit.train.domains import Rows
+from daptkit.train.inference import as_numpy
+from daptkit.train.prepare import Prepared
+
+HEADS = 5
+"""Heads trained apart on resampled patients, whose agreement is evidence."""
+MAX_FOR_HEADS = 2000
+"""Source images that a head is trained on at most."""
+PERMUTATIONS = 199
+N_BOOTSTRAP = 300
+
+Classes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdict of a run and what else was found out for it.
+
+    Args:
+        verdict: on the adapted model beside its source-only twin.
+        diagnosis: of the shift, on the twin's features.
+        estimates: model to its accuracy estimates, plain values.
+        guard: whether the verdict decides what is delivered.
+    """
+
+    verdict: Verdict
+    diagnosis: ShiftDiagnosis
+    estimates: dict[str, list[dict[str, Any]]]
+    guard: bool
+
+    @property
+    def delivers_twin(self) -> bool:
+        """Whether the source-only model is delivered in place of the adapted one."""
+        return self.guard and self.verdict.deliver == "source-only"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as ``run.json`` holds them."""
+        return {
+            **self.verdict.to_json(),
+            "guard": self.guard,
+            "delivered": "source-only" if self.delivers_twin else "adapted",
+            "shift": {
+                "kind": self.diagnosis.kind,
+                "reasons": list(self.diagnosis.reasons),
+                "caveats": list(self.diagnosis.caveats),
+            },
+            "estimates": self.estimates,
+        }
+
+
+def judge_run(
+    prepared: Prepared, twin: Delivered, adapted: Delivered, *, guard: bool, seed: int
+) -> Judgement:
+    """Judge an adapted model beside its source-only twin; no target label is read.
+
+    Args:
+        prepared: data of the run.
+        twin: the source-only model.
+        adapted: the model of the methods.
+        guard: ``--guard``.
+        seed: of resampling.
+    """
+    diagnosis = _diagnosis(prepared, twin, seed)
+    kind = diagnosis.kind
+    samples = {name: _sample(prepared, m) for name, m in _named(twin, adapted)}
+    heads = {name: _heads(prepared, m, seed) for name, m in _named(twin, adapted)}
+    prior, interval = adapted.fit.target_prior, adapted.fit.target_prior_interval
+    trusted = interval if prior is not None else None
+    verdict = judge(
+        samples["source-only"],
+        samples["adapted"],
+        kind=kind,
+        twin_heads=heads["source-only"],
+        adapted_heads=heads["adapted"],
+        prior_low=None if trusted is None else as_numpy(trusted[0]),
+        prior_high=None if trusted is None else as_numpy(trusted[1]),
+        feature_gap=_gap(prepared, twin, diagnosis, seed),
+        classes=prepared.classes,
+        n_bootstrap=N_BOOTSTRAP,
+        seed=seed,
+    )
+    estimates = {
+        name: [
+            estimate.to_json()
+            for estimate in estimate_accuracy(
+                sample, kind=kind, target_heads=heads[name], n_bootstrap=N_BOOTSTRAP, seed=seed
+            )
+        ]
+        for name, sample in samples.items()
+    }
+    return Judgement(verdict=verdict, diagnosis=diagnosis, estimates=estimates, guard=guard)
+
+
+def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], ...]:
+    return ("source-only", twin), ("adapted", adapted)
+
+
+def _sample(prepared: Prepared, model: Delivered) -> Sample:
+    data, held = prepared.data, model.held_out
+    every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
+    rows = every if held.folds > 1 else data.val_rows
+    return sample_under_rule(
+        model.rule,
+        held.logits,
+        held.labels,
+        model.passes.target_logits[data.target_rows],
+        source_groups=data.source.groups[rows],
+        target_groups=data.target.groups[data.target_rows],
+    )
+
+
+def _diagnosis(prepared: Prepared, twin: Delivered, seed: int) -> ShiftDiagnosis:
+    """Diagnose the shift on images of the source that the twin was not trained on."""
+    data, passes = prepared.data, twin.passes
+    assert data.source.labels is not None
+    rows = np.sort(data.val_rows)
+    places = np.searchsorted(passes.source_rows, rows)
+    return diagnose_shift(
+        passes.source_features[places],
+        passes.source_logits[places],
+        data.source.labels[rows],
+        passes.target_features[data.target_rows],
+        passes.target_logits[data.target_rows],
+        source_groups=data.source.groups[rows],
+        target_groups=data.target.groups[data.target_rows],
+        permutations=PERMUTATIONS,
+        seed=seed,
+    )
+
+
+def _gap(prepared: Prepared, twin: Delivered, diagnosis: ShiftDiagnosis, seed: int) -> float | None:
+    if diagnosis.target_prior is None:
+        return None
+    data, passes = prepared.data, twin.passes
+    assert data.source.labels is not None
+    return feature_gap(
+        passes.source_features,
+        data.source.labels[passes.source_rows],
+        passes.target_features[data.target_rows],
+        diagnosis.target_prior.estimate,
+        source_groups=data.source.groups[passes.source_rows],
+        target_groups=data.target.groups[data.target_rows],
+        seed=seed,
+    )
+
+
+def _heads(prepared: Prepared, model: Delivered, seed: int) -> Classes | None:
+    """Return the classes (H, M) that linear heads, each of other patients, give to the target.
+
+    ``None`` where the source rows whose features are kept show fewer than two classes.
+    """
+    data, passes = prepared.data, model.passes
+    assert data.source.labels is not None
+    labels, groups = data.source.labels[passes.source_rows], data.source.groups[passes.source_rows]
+    mean, deviation = passes.source_features.mean(axis=0), passes.source_features.std(axis=0)
+    scale = np.where(deviation > 1e-9, deviation, 1.0)
+    source = (passes.source_features - mean) / scale
+    target = (passes.target_features[data.target_rows] - mean) / scale
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(HEADS):
+        rows = _drawn_rows(groups, rng)
+        if len(np.unique(labels[rows])) < 2:
+            return None
+        head = LogisticRegression(C=0.1, max_iter=200)
+        with warnings.catch_warnings():
+            # A head that stops early is another head, which is what is wanted.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            head.fit(source[rows], labels[rows])
+        found.append(head.predict(target))
+    return np.asarray(found, dtype=np.int64)
+
+
+def _drawn_rows(groups: Rows, rng: np.random.Generator) -> Rows:
+    """Return the rows of patients drawn with replacement, about as many rows as there are."""
+    patients, numbers = np.unique(groups, return_inverse=True)
+    times = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))
+    rows = np.repeat(np.arange(len(groups)), times[numbers])
+    if len(rows) > MAX_FOR_HEADS:
+        rows = np.sort(rng.choice(rows, MAX_FOR_HEADS, replace=False))
+    return rows
