@@ -14,7 +14,7 @@ from daptkit.cli.options import given_values, make_options
 from daptkit.cli.output import print_json
 from daptkit.config import AdaptConfig, from_toml, read_file
 
-_OWN = frozenset({"method", "out", "report", "resume", "seed"})
+_OWN = frozenset({"guard", "method", "out", "report", "resume", "seed"})
 
 
 class CompareCommand(AdaptCommand):

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from daptkit.assess import Sample, ScoreInputs, estimate_accuracy, sample_under_rule, score_inputs
+from daptkit.assess import ScoreInputs, estimate_accuracy, score_inputs
 from daptkit.assess.scores import score_values, source_accuracy, veto
+from daptkit.assess.verdict import HURT
 from daptkit.report.provenance import options_shown
-from daptkit.shift import diagnose_shift
 from daptkit.shift.arrays import FloatArray
 from daptkit.train.adaptation import Trained
 from daptkit.train.deliver import Delivered
 from daptkit.train.prepare import Prepared
-
-N_BOOTSTRAP = 500
-PERMUTATIONS = 199
+from daptkit.train.verdict import N_BOOTSTRAP, diagnose_twin, linear_heads, model_sample
 
 Ends = tuple[FloatArray, FloatArray, FloatArray]
 
@@ -46,40 +44,27 @@ class SeedShift:
     def from_json(cls, data: Mapping[str, Any]) -> SeedShift:
         """Read what :meth:`to_json` wrote."""
         prior = data["prior"]
+        p, low, high = prior or (None, None, None)
         return cls(
             kind=data["kind"],
             reasons=tuple(data["reasons"]),
-            prior=None if prior is None else _ends(*(np.array(part) for part in prior)),
+            prior=None if prior is None else (np.array(p), np.array(low), np.array(high)),
         )
 
 
-def diagnose_twin(trained: Trained) -> SeedShift:
+def seed_shift(trained: Trained) -> SeedShift:
     """Diagnose the shift by the source-only model of a run.
 
     Args:
         trained: the run.
     """
-    data, passes = trained.prepared.data, trained.twin.passes
-    rows = np.sort(data.val_rows)
-    places = np.searchsorted(passes.source_rows, rows)
-    assert data.source.labels is not None
-    found = diagnose_shift(
-        passes.source_features[places],
-        passes.source_logits[places],
-        data.source.labels[rows],
-        passes.target_features[data.target_rows],
-        passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
-        target_groups=data.target.groups[data.target_rows],
-        permutations=PERMUTATIONS,
-        seed=trained.config.seed,
-    )
+    found = diagnose_twin(trained.prepared, trained.twin, trained.config.seed)
     prior = found.target_prior
     trusted = prior is not None and prior.trusted and np.isfinite(prior.low).all()
     return SeedShift(
         kind=found.kind,
         reasons=tuple(found.reasons),
-        prior=_ends(prior.estimate, prior.low, prior.high) if prior and trusted else None,
+        prior=(prior.estimate, prior.low, prior.high) if prior and trusted else None,
     )
 
 
@@ -98,18 +83,20 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     _, low, high = shift.prior or (None, None, None)
     # Where nothing was trained here the seconds are those of reading a cache.
     trained_here = trained.folder.checkpoints.is_dir()
-    estimates = estimate_accuracy(
-        _sample(prepared, final), kind=shift.kind, n_bootstrap=N_BOOTSTRAP, seed=seed
-    )
+    vetoes = veto(own, reference, low, high)
+    judged = record["verdict"]
+    if judged is not None and judged["verdict"] == HURT:
+        # What 'adapt' would not deliver is not recommended either.
+        vetoes = (*vetoes, "adapting was judged to hurt")
     return {
         "source_validation": figures["source_validation"][name],
-        "estimates": [estimate.to_json() for estimate in estimates],
+        "estimates": _estimates(trained, shift),
         "scores": _plain(score_values(own)),
         "source_accuracy": source_accuracy(own),
-        "vetoes": list(veto(own, reference, low, high)),
+        "vetoes": list(vetoes),
         "collapse": figures["collapse"],
         "divergence": _plain(figures["divergence"][name]),
-        "verdict": record["verdict"],
+        "verdict": judged and {key: judged[key] for key in ("verdict", "reasons")},
         "train_seconds": record["timings"]["train_seconds"] if trained_here else None,
         "plugins": record["plugins"],
         "data": record["data"],
@@ -118,18 +105,19 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     }
 
 
-def _sample(prepared: Prepared, model: Delivered) -> Sample:
-    data, held = prepared.data, model.held_out
-    every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows = every if held.folds > 1 else data.val_rows
-    return sample_under_rule(
-        model.rule,
-        held.logits,
-        held.labels,
-        model.passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
-        target_groups=data.target.groups[data.target_rows],
+def _estimates(trained: Trained, shift: SeedShift) -> list[dict[str, Any]]:
+    """Return the accuracy estimates; the verdict of a run with methods has made them already."""
+    if trained.record["verdict"] is not None:
+        made: list[dict[str, Any]] = trained.record["verdict"]["estimates"]["adapted"]
+        return made
+    found = estimate_accuracy(
+        model_sample(trained.prepared, trained.twin),
+        kind=shift.kind,
+        target_heads=linear_heads(trained.prepared, trained.twin, trained.config.seed),
+        n_bootstrap=N_BOOTSTRAP,
+        seed=trained.config.seed,
     )
+    return [estimate.to_json() for estimate in found]
 
 
 def _inputs(prepared: Prepared, model: Delivered, shift: SeedShift, seed: int) -> ScoreInputs:
@@ -149,10 +137,6 @@ def _inputs(prepared: Prepared, model: Delivered, shift: SeedShift, seed: int) -
         target_prior=None if shift.prior is None else shift.prior[0],
         seed=seed,
     )
-
-
-def _ends(prior: FloatArray, low: FloatArray, high: FloatArray) -> Ends:
-    return prior, low, high
 
 
 def _plain(values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -114,8 +114,15 @@ def plan_cells(
     for name in options:
         if name not in known:
             raise UsageError(f"there are options for method {name!r}, which -m does not name.")
-    # The report of every cell takes as long as a short training: it has to be asked for.
-    common = {"report": False, **values, "method": SOURCE_ONLY, "method_options": {}}
+    # A report takes as long as a short training, so it has to be asked for. What is compared are
+    # the methods' own models, whatever the verdict on each would deliver in its place.
+    common = {
+        "report": False,
+        **values,
+        "guard": False,
+        "method": SOURCE_ONLY,
+        "method_options": {},
+    }
     base = resolve_config(common, file, method_options, "compare")
     every = (SOURCE_ONLY, *(name for name in named if name != SOURCE_ONLY))
     numbers = tuple(range(base.seed, base.seed + seeds))

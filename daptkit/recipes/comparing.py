@@ -11,7 +11,7 @@ from typing import Any
 from daptkit.errors import DaptkitError, DataError, PluginError, Terminated, UsageError
 from daptkit.recipes.adapting import train_and_report
 from daptkit.recipes.cell_audit import audit_cells, check_target_labels
-from daptkit.recipes.cell_measures import SeedShift, diagnose_twin, measure_cell
+from daptkit.recipes.cell_measures import SeedShift, measure_cell, seed_shift
 from daptkit.recipes.cells import (
     FORMAT,
     RUNS,
@@ -188,7 +188,7 @@ def _run_cells(
 def _run_cell(cell: Cell, twin: dict[str, Any] | None, reporter: Reporter) -> dict[str, Any]:
     continued = cell.folder.checkpoints.is_dir()
     trained = train_and_report(cell.config, reporter)
-    shift = diagnose_twin(trained) if twin is None else SeedShift.from_json(twin["shift"])
+    shift = seed_shift(trained) if twin is None else SeedShift.from_json(twin["shift"])
     found = {
         "format": FORMAT,
         "method": cell.method,

@@ -20,7 +20,9 @@ from daptkit.report.reading.comparing import (
     method_name,
     recommendation,
     shift_line,
+    verdicts,
 )
+from daptkit.report.reading.words import DASH
 
 WIDTH = 400
 """Never cut a cell: tables are as wide as they need to be."""
@@ -55,6 +57,7 @@ def _run_row(data: Data, cell: Data) -> dict[str, Any]:
         "status": cell["status"],
         "reason": cell.get("reason"),
         "rank": _place(data, cell),
+        "verdict": (cell.get("verdict") or {}).get("verdict"),
         "vetoed": None if cell["status"] == "failed" else _yes(bool(cell["vetoes"])),
         "collapsed": _yes(cell["collapse"]["collapsed"]) if "collapse" in cell else None,
     }
@@ -163,7 +166,25 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-_MAIN = ("method", "source validation", "collapse", "PAD after", "MMD² after", "seconds", "rank")
+_MAIN = (
+    "method",
+    "source validation",
+    "collapse",
+    "PAD after",
+    "MMD² after",
+    "seconds",
+    "verdict",
+    "rank",
+)
+    "method",
+    "source validation",
+    "collapse",
+    "PAD after",
+    "MMD² after",
+    "seconds",
+    "verdict",
+    "rank",
+)
 
 
 def _main_row(data: Data, method: str) -> list[str]:
@@ -176,6 +197,7 @@ def _main_row(data: Data, method: str) -> list[str]:
         _mean(found.get("proxy_a_distance")),
         _mean(found.get("mmd2")),
         _mean(found.get("train_seconds"), 1),
+        verdicts(_of(data, method)).replace(DASH, "-"),
         without if rank is None else f"{rank:.1f}",
     ]
 

@@ -157,6 +157,15 @@ def audit_line(data: Data) -> str:
     return f"{one['n']:,} images were scored; intervals are of resampled {kind[one['interval']]}."
 
 
+def verdicts(cells: Sequence[Data]) -> str:
+    """Say what the verdicts on a method's runs were: ``no evidence``, or ``helped 2, hurt 1``."""
+    found = [c["verdict"]["verdict"] for c in cells if c.get("verdict")]
+    names = list(dict.fromkeys(found))
+    if len(names) < 2:
+        return names[0] if names else DASH
+    return ", ".join(f"{name} {found.count(name)}" for name in names)
+
+
 def collapsed(cells: Sequence[Data]) -> str:
     """Say in how many of a method's runs nearly every target image got one class."""
     done = [cell for cell in cells if cell["status"] == "done"]
