@@ -157,6 +157,10 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((arguments, options))
         return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True)
 
+    fake.compare = lambda *arguments, **options: (
+        calls.append((arguments, options))
+        or SimpleNamespace(summary="", data={}, out=Path("cmp"), error=None)
+    )
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
     monkeypatch.setattr(data_check_text, "print_found", lambda found: None)
@@ -173,7 +177,7 @@ def test_commands_are_accepted(
     assert found or page.name == "CONTRIBUTING.md"
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
-    pipelines = ("adapt", "predict", "evaluate", "report", "demo")
+    pipelines = ("adapt", "compare", "predict", "evaluate", "report", "demo")
     of_data = (["data", "check"], ["data", "simulate"])
     called = [a for a in found if a[0] in pipelines or a[:2] in of_data]
     called = [a for a in called if "--help" not in a]

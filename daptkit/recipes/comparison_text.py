@@ -176,15 +176,6 @@ _MAIN = (
     "verdict",
     "rank",
 )
-    "method",
-    "source validation",
-    "collapse",
-    "PAD after",
-    "MMD² after",
-    "seconds",
-    "verdict",
-    "rank",
-)
 
 
 def _main_row(data: Data, method: str) -> list[str]:
