@@ -335,6 +335,8 @@ def test_the_command_prints_the_tables_or_the_json(
     shown = capsys.readouterr()
     assert shown.out.startswith("2 methods, mean ± sd of seeds 0 to 1.")
     assert "assuming that" in shown.out and shown.out.endswith("compare.html\n")
+    chosen = read(done.out)["choice"]["recommended"]
+    assert (f"its runs: {done.out}/runs/{chosen}-seed*\n" in shown.out) == (chosen is not None)
     assert "dann-seed1: kept" in shown.err
     assert run([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == read(done.out)
@@ -380,7 +382,7 @@ def test_a_folder_in_use_is_refused(done: Comparison, folder: Path, failing: Fai
     text = failing(2, *flags(folder, *more, "--out", str(other), "--resume"))
     assert "is not the folder of a comparison" in text
     text = failing(2, *flags(folder, *more, "--resume", "--lr", "0.02"))
-    assert "another --lr" in text
+    assert "another --lr, in 'none-seed0'; give the options" in text
 
 
 def test_wrong_data_leaves_out_as_it_was(folder: Path, tmp_path: Path, failing: Failing) -> None:

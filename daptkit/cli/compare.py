@@ -55,6 +55,9 @@ def _run(
         print_json(result.data)
     else:
         click.echo(result.summary)
+        chosen = result.data["choice"]["recommended"]
+        if chosen is not None:
+            click.echo(f"\nits runs: {result.out / 'runs' / f'{chosen}-seed*'}", nl=False)
         click.echo(f"\npage: {result.out / 'compare.html'}")
     if result.error is not None:
         raise result.error

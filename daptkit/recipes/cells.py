@@ -155,7 +155,13 @@ def check_kept(cells: Sequence[Cell]) -> None:
         UsageError: options of a run differ.
     """
     for cell in cells:
-        check_continued(cell.folder, cell.config)
+        try:
+            check_continued(cell.folder, cell.config)
+        except UsageError as error:
+            raise UsageError(
+                f"{str(error).partition(';')[0]}, in '{cell.name}'; give the options that the"
+                " comparison was started with, or a new --out."
+            ) from error
 
 
 def read_measures(cell: Cell) -> dict[str, Any] | None:
@@ -208,6 +214,8 @@ def _names(methods: Sequence[str]) -> list[str]:
     Raises:
         UsageError: none, or one twice; ``a+b`` and ``b+a`` are the same.
     """
+    if isinstance(methods, str):
+        methods = [methods]
     if not methods:
         raise UsageError("-m is missing; name each method to compare, as in -m none -m dann.")
     named: dict[tuple[str, ...], str] = {}
