@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import daptkit.errors
-from daptkit.cli import data_check_text
+from daptkit.cli import adapt, compare, data_check_text
 from daptkit.cli.main import INTERRUPTED, run
 from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
@@ -159,7 +159,11 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     fake.compare = lambda *arguments, **options: (
         calls.append((arguments, options))
-        or SimpleNamespace(summary="", data={}, out=Path("cmp"), error=None)
+        or (
+            SimpleNamespace(
+                summary="", data={"choice": {"recommended": "dann"}}, out=Path("cmp"), error=None
+            )
+        )
     )
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
@@ -270,6 +274,18 @@ def test_exit_codes() -> None:
     }
     (line,) = re.findall(r"Exit codes: (.*?)\. ", text().replace("\n", " "))
     assert {int(code) for code in re.findall(r"\d+", line)} == {0, INTERRUPTED, *codes}
+
+
+def test_options_of_compare() -> None:
+    rows = re.findall(
+        r"^\| `--?([\w-]+)[^|]*\| `?(\w*)`? ?\|", section("Compare methods"), re.MULTILINE
+    )
+    found = {str(p.name).replace("_", "-"): p for p in compare.command.params}
+    own = found.keys() - {str(p.name).replace("_", "-") for p in adapt.command.params}
+    assert {name for name, _ in rows} == {"m", "report", "resume", *own}
+    for name, default in rows[1:]:
+        shown = {"off": False, "": None}.get(default, default)
+        assert str(found[name].default) == str(shown), name
 
 
 def test_environment_variables() -> None:

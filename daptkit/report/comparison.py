@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from daptkit.report.figures.comparison import estimates_plot, gains_plot
-from daptkit.report.page import page_environment
+from daptkit.report.page import environment
 from daptkit.report.reading import comparing
 
 
@@ -19,7 +19,7 @@ def comparison_page(data: Mapping[str, Any]) -> str:
     gained = data["audit"] is not None and any(
         one["difference"] for one in data["audit"]["cells"].values()
     )
-    template = page_environment().get_template("compare.html")
+    template = environment().get_template("compare.html")
     return template.render(
         data=data,
         estimates=estimates_plot(data) if any(c["values"] for c in data["cells"]) else None,
