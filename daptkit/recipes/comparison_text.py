@@ -184,7 +184,7 @@ def _main_row(data: Data, method: str) -> list[str]:
     return [
         method_name(method),
         _mean(found.get("source_balanced_accuracy")),
-        collapsed(_of(data, method)),
+        collapsed(_of(data, method)).replace(DASH, "-"),
         _mean(found.get("proxy_a_distance")),
         _mean(found.get("mmd2")),
         _mean(found.get("train_seconds"), 1),

@@ -170,7 +170,7 @@ def collapsed(cells: Sequence[Data]) -> str:
     """Say in how many of a method's runs nearly every target image got one class."""
     done = [cell for cell in cells if cell["status"] == "done"]
     if not done:
-        return "-"
+        return DASH
     n = sum(cell["collapse"]["collapsed"] for cell in done)
     return f"{n} of {len(done)}" if n else "no"
 
