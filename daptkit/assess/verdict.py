@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daptkit.assess.accuracy.agreement import Agreement, chance_corrected
-from daptkit.assess.accuracy.estimates import estimate_draws
+from daptkit.assess.accuracy.estimates import Draws, estimate_draws
 from daptkit.assess.accuracy.sample import Sample, as_heads
 from daptkit.assess.evidence import (
     Counted,
@@ -91,6 +91,7 @@ def judge(
     limits: VerdictLimits | None = None,
     n_bootstrap: int = 500,
     seed: int = 0,
+    drawn: tuple[Draws, Draws] | None = None,
 ) -> Verdict:
     """Judge whether the adapted model serves the target better than its source-only twin.
 
@@ -126,6 +127,8 @@ def judge(
         limits: see :class:`VerdictLimits`.
         n_bootstrap: paired resamples of patients of both domains.
         seed: of the resampling.
+        drawn: what :func:`daptkit.assess.accuracy.estimate_draws` has made of both models with the
+            same heads, number of resamples and seed, not to be made again.
 
     Reference: Garg et al. 2022, arXiv:2201.04234; Jiang et al. 2022, arXiv:2106.13799; Wang et al.
     2019, arXiv:1811.09751 (negative transfer).
@@ -142,7 +145,7 @@ def judge(
     stability = _kappa(adapted_heads, m, k, "adapted heads")
     # The difference of two agreements needs heads of both models.
     both = agreed is not None and stability is not None
-    before, after = (
+    before, after = drawn or (
         estimate_draws(
             sample, target_heads=heads if both else None, n_bootstrap=n_bootstrap, seed=seed
         )

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from daptkit.assess import Sample, Verdict, estimate_accuracy, judge, sample_under_rule
+from daptkit.assess.accuracy.estimates import estimate_draws
 from daptkit.shift import ShiftDiagnosis, diagnose_shift, feature_gap
 from daptkit.train.deliver import Delivered
 from daptkit.train.domains import Rows
@@ -80,6 +81,10 @@ def judge_run(
     kind = diagnosis.kind
     samples = {name: model_sample(prepared, m) for name, m in _named(twin, adapted)}
     heads = {name: linear_heads(prepared, m, seed) for name, m in _named(twin, adapted)}
+    drawn = {
+        name: estimate_draws(sample, target_heads=heads[name], n_bootstrap=N_BOOTSTRAP, seed=seed)
+        for name, sample in samples.items()
+    }
     prior, interval = adapted.fit.target_prior, adapted.fit.target_prior_interval
     trusted = interval if prior is not None else None
     verdict = judge(
@@ -94,13 +99,12 @@ def judge_run(
         classes=prepared.classes,
         n_bootstrap=N_BOOTSTRAP,
         seed=seed,
+        drawn=(drawn["source-only"], drawn["adapted"]),
     )
     estimates = {
         name: [
             estimate.to_json()
-            for estimate in estimate_accuracy(
-                sample, kind=kind, target_heads=heads[name], n_bootstrap=N_BOOTSTRAP, seed=seed
-            )
+            for estimate in estimate_accuracy(sample, kind=kind, drawn=drawn[name])
         ]
         for name, sample in samples.items()
     }

@@ -98,6 +98,7 @@ def estimate_accuracy(
     target_heads: npt.ArrayLike | None = None,
     n_bootstrap: int = 500,
     seed: int = 0,
+    drawn: Draws | None = None,
 ) -> tuple[AccuracyEstimate, ...]:
     """Estimate a model's accuracy on the target, without its labels, in several ways.
 
@@ -112,6 +113,7 @@ def estimate_accuracy(
         target_heads: (H, M) of the target images; at least two heads.
         n_bootstrap: resamples of each interval; 0 for none.
         seed: of the resampling.
+        drawn: what :func:`estimate_draws` has made of the same, not to be made again.
 
     Returns:
         Estimates that could be made, ``gde`` and ``aline`` only with heads.
@@ -121,7 +123,7 @@ def estimate_accuracy(
         UsageError: unknown kind.
     """
     reliability("atc", kind)  # a wrong kind is told before the work
-    drawn = estimate_draws(
+    made_of = drawn or estimate_draws(
         sample,
         source_heads=source_heads,
         target_heads=target_heads,
@@ -130,11 +132,11 @@ def estimate_accuracy(
     )
 
     def interval(name: str) -> Estimate:
-        return rate_interval(drawn.values[name], drawn.replicates[name], sample.units)
+        return rate_interval(made_of.values[name], made_of.replicates[name], sample.units)
 
     made = []
     over = _over_agreement(sample, source_heads)
-    for name in (name for name in drawn.values if not name.startswith(BALANCED)):
+    for name in (name for name in made_of.values if not name.startswith(BALANCED)):
         level, note = reliability(name, kind)
         if name == "gde" and over is not None and abs(over) > MAX_OVER_AGREEMENT:
             word = "more" if over > 0 else "less"
@@ -146,7 +148,7 @@ def estimate_accuracy(
                 name=name,
                 estimated_accuracy=interval(name),
                 estimated_balanced_accuracy=interval(balanced)
-                if balanced in drawn.values
+                if balanced in made_of.values
                 else None,
                 assumption=ASSUMPTIONS[name].text,
                 reliability=level,
