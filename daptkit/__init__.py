@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from daptkit.recipes import adapt, build_report, check_data, demo, evaluate, predict, simulate
+    from daptkit.recipes import (
+        adapt,
+        build_report,
+        check_data,
+        compare,
+        demo,
+        evaluate,
+        predict,
+        simulate,
+    )
 
 __all__ = [
     "__version__",
     "adapt",
     "build_report",
     "check_data",
+    "compare",
     "demo",
     "evaluate",
     "predict",

@@ -165,7 +165,10 @@ _PAIR_BREAK = re.compile(r"[,\s]+(?=[A-Za-z_]\w*=)")
 
 
 def resolve_config(
-    flags: Mapping[str, Any], file: Path | None, method_options: MethodOptions
+    flags: Mapping[str, Any],
+    file: Path | None,
+    method_options: MethodOptions,
+    command: str = "adapt",
 ) -> AdaptConfig:
     """Merge what was asked for: a flag wins over the file, the file over the plugin's default.
 
@@ -174,6 +177,7 @@ def resolve_config(
             under ``"method_options"`` as ``{method: {option: value}}``.
         file: configuration in TOML, as :func:`to_toml` writes it, or ``None``.
         method_options: finds the options of the methods that a run names.
+        command: for messages.
 
     Returns:
         A configuration that holds every option of every named method.
@@ -188,7 +192,9 @@ def resolve_config(
     config = build_options(AdaptConfig, values)
     for name in ("source", "target", "out"):
         if not getattr(config, name):
-            raise UsageError(f"--{name} is missing; 'daptkit adapt --help' shows how to give it.")
+            raise UsageError(
+                f"--{name} is missing; 'daptkit {command} --help' shows how to give it."
+            )
     classes = method_options(config.method)
     stored_tables: Mapping[str, Any] = stored.get("method_options", {})
     if "method" in flags:

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import daptkit.errors
-from daptkit.cli import data_check_text
+from daptkit.cli import adapt, compare, data_check_text
 from daptkit.cli.main import INTERRUPTED, run
 from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
@@ -157,6 +157,14 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((arguments, options))
         return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True)
 
+    fake.compare = lambda *arguments, **options: (
+        calls.append((arguments, options))
+        or (
+            SimpleNamespace(
+                summary="", data={"choice": {"recommended": "dann"}}, out=Path("cmp"), error=None
+            )
+        )
+    )
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
     monkeypatch.setattr(data_check_text, "print_found", lambda found: None)
@@ -173,7 +181,7 @@ def test_commands_are_accepted(
     assert found or page.name == "CONTRIBUTING.md"
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
-    pipelines = ("adapt", "predict", "evaluate", "report", "demo")
+    pipelines = ("adapt", "compare", "predict", "evaluate", "report", "demo")
     of_data = (["data", "check"], ["data", "simulate"])
     called = [a for a in found if a[0] in pipelines or a[:2] in of_data]
     called = [a for a in called if "--help" not in a]
@@ -266,6 +274,18 @@ def test_exit_codes() -> None:
     }
     (line,) = re.findall(r"Exit codes: (.*?)\. ", text().replace("\n", " "))
     assert {int(code) for code in re.findall(r"\d+", line)} == {0, INTERRUPTED, *codes}
+
+
+def test_options_of_compare() -> None:
+    rows = re.findall(
+        r"^\| `--?([\w-]+)[^|]*\| `?(\w*)`? ?\|", section("Compare methods"), re.MULTILINE
+    )
+    found = {str(p.name).replace("_", "-"): p for p in compare.command.params}
+    own = found.keys() - {str(p.name).replace("_", "-") for p in adapt.command.params}
+    assert {name for name, _ in rows} == {"m", "report", "resume", *own}
+    shown = {name: {"off": "False"}.get(default, default) for name, default in rows if default}
+    assert shown.keys() == {"seeds", "report", "resume"}
+    assert {name: str(found[name].default) for name in shown} == shown
 
 
 def test_environment_variables() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -69,50 +71,59 @@ SECTIONS = {
 }
 """Sections of ``--help`` and the configuration's fields in each."""
 
-_METHODS_KEY = "daptkit.methods"
+METHODS_KEY = "daptkit.methods"
 
 
 class AdaptCommand(click.Command):
     """A command whose parser is built per call, with the options of the methods it names."""
 
+    sections: ClassVar[Mapping[str, tuple[str, ...]]] = SECTIONS
+    several: ClassVar[bool] = False
+    """Whether ``-m`` may be given several times."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the named methods first, then parse with their options."""
         asks_for_help = any(name in args for name in ctx.help_option_names)
         arguments = [flag_spelling(a) for a in args]
-        ctx.meta[_METHODS_KEY] = methods = named_methods(ctx, arguments)
+        ctx.meta[METHODS_KEY] = methods = named_methods(ctx, arguments, several=self.several)
         if not asks_for_help:
             _refuse_foreign_options(arguments, methods)
         return super().parse_args(ctx, arguments)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the fixed options and those of the named methods."""
-        methods: dict[str, type] = ctx.meta.get(_METHODS_KEY, {})
+        methods: dict[str, type] = ctx.meta.get(METHODS_KEY, {})
         extra = [o for name, cls in methods.items() for o in make_options(cls, name)]
         return [*super().get_params(ctx), *extra]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in sections, the methods' own last."""
-        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
-        methods: dict[str, type] = ctx.meta.get(_METHODS_KEY, {})
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in self.sections}
+        methods: dict[str, type] = ctx.meta.get(METHODS_KEY, {})
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                title = _section(str(parameter.name), methods)
+                title = _section(str(parameter.name), methods, self.sections)
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
 
-def named_methods(ctx: click.Context, args: list[str]) -> dict[str, type]:
+def named_methods(ctx: click.Context, args: list[str], *, several: bool) -> dict[str, type]:
     """Return the options class of each method that ``-m`` or the configuration file names.
+
+    Args:
+        ctx: of the command.
+        args: its arguments.
+        several: whether ``-m`` may be given several times.
 
     Raises:
         UsageError: two ``-m``, an unreadable file or an unknown method.
         PluginError: a named plugin is broken.
     """
     scout = click.Command(
-        "adapt",
+        ctx.command.name,
         params=[
             click.Option(["-m", "--method", "method"], multiple=True),
             click.Option(["--config", "config"]),
@@ -121,11 +132,11 @@ def named_methods(ctx: click.Context, args: list[str]) -> dict[str, type]:
         add_help_option=False,
     )
     found = scout.make_context(ctx.info_name, list(args), parent=ctx.parent).params
-    if len(found["method"]) > 1:
+    if len(found["method"]) > 1 and not several:
         joined = "+".join(found["method"])
         raise UsageError(f"adapt takes one -m; methods of one run are joined: -m {joined}.")
     if found["method"]:
-        return method_options(found["method"][0])
+        return {n: cls for text in found["method"] for n, cls in method_options(text).items()}
     if found["config"]:
         values = from_toml(read_file(Path(found["config"])), found["config"])
         return method_options(str(values.get("method", AdaptConfig.method)))
@@ -144,17 +155,17 @@ def _refuse_foreign_options(args: list[str], methods: dict[str, type]) -> None:
             )
 
 
-def _section(name: str, methods: dict[str, type]) -> str:
+def _section(name: str, methods: dict[str, type], sections: Mapping[str, tuple[str, ...]]) -> str:
     for method in methods:
         if name.startswith(parameter_name("", method)):
             return f"Method {method}"
-    return next((title for title, names in SECTIONS.items() if name in names), "Output")
+    return next((title for title, names in sections.items() if name in names), "Output")
 
 
 def _run(config: str | None, json: bool, **_: object) -> None:
     ctx = click.get_current_context()
     flags = given_values(ctx, AdaptConfig)
-    methods: dict[str, type] = ctx.meta[_METHODS_KEY]
+    methods: dict[str, type] = ctx.meta[METHODS_KEY]
     flags["method_options"] = {n: given_values(ctx, cls, n) for n, cls in methods.items()}
     resolved = resolve_config(flags, Path(config) if config else None, method_options)
     from daptkit.recipes import adapt

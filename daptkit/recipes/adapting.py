@@ -12,7 +12,7 @@ from daptkit.host import method_options
 from daptkit.report import report_trained
 from daptkit.report.embedder import Embedder
 from daptkit.run import RunFolder
-from daptkit.train.adaptation import AdaptResult, run_adaptation
+from daptkit.train.adaptation import AdaptResult, Trained, run_adaptation
 from daptkit.train.progress import Reporter, SilentReporter
 from daptkit.train.world import joined_world
 
@@ -44,21 +44,30 @@ def adapt(
         raise UsageError("give adapt() a configuration or its fields, not both.")
     if config is None:
         config = resolve_config(values, None, method_options)
-    report = reporter or SilentReporter()
+    return train_and_report(config, reporter or SilentReporter()).result
+
+
+def train_and_report(config: AdaptConfig, reporter: Reporter) -> Trained:
+    """Do what :func:`adapt` does, and return the run with its models still in memory.
+
+    Args:
+        config: a resolved configuration.
+        reporter: where progress goes.
+    """
     with contextlib.ExitStack() as held:
         with joined_world(config.device) as world:
             if not world.leads:
-                return run_adaptation(config, SilentReporter(), world=world).result
+                return run_adaptation(config, SilentReporter(), world=world)
             embedder = held.enter_context(Embedder()) if config.report else None
             ready = embedder.warm_up if embedder else None
-            trained = run_adaptation(config, report, ready, world)
+            trained = run_adaptation(config, reporter, ready, world)
         # The other processes have ended by now, and what follows is for one.
         if embedder is None:
-            return trained.result
-        report.line("the model is written; measuring what the report shows")
+            return trained
+        reporter.line("the model is written; measuring what the report shows")
         with _model_is_written(trained.folder):
             report_trained(trained, embedder)
-    return trained.result
+    return trained
 
 
 @contextlib.contextmanager

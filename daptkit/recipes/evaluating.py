@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from daptkit.assess.metrics import score
 from daptkit.data import (
@@ -15,6 +19,9 @@ from daptkit.data import (
 from daptkit.recipes.aggregation import find_units, unit_labels, unit_probabilities
 from daptkit.recipes.inference import load_run, read_images, run_model
 from daptkit.train.progress import Reporter, SilentReporter
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def evaluate(
@@ -55,12 +62,86 @@ def evaluate(
     Raises:
         DataError: labels or images that cannot be used, or a patient or study of several classes.
     """
-    report = reporter or SilentReporter()
+    found = predict_labelled(
+        run,
+        data,
+        split=split,
+        domain=domain,
+        aggregate=aggregate,
+        device=device,
+        workers=workers,
+        skip_unreadable=skip_unreadable,
+        cache=cache,
+        reporter=reporter or SilentReporter(),
+    )
+    return {"unit": aggregate or "image", **found.scores(n_bootstrap, seed)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Labelled images, or patients or studies, and what a model says of them.
+
+    Args:
+        classes: K class names.
+        labels: (N,) true class indices.
+        posterior: (N, K) probabilities.
+        predicted: (N,) most probable classes.
+        balanced: (N,) classes under the balanced rule.
+        groups: (N,) patient numbers.
+        patients_known: whether every image names its patient.
+        aggregate: ``"patient"`` or ``"study"`` where a row is one of these.
+    """
+
+    classes: tuple[str, ...]
+    labels: Ints
+    posterior: Floats
+    predicted: Ints
+    balanced: Ints
+    groups: Ints
+    patients_known: bool
+    aggregate: str | None
+
+    def scores(self, n_bootstrap: int, seed: int) -> dict[str, Any]:
+        """Return the scores; see :func:`daptkit.assess.metrics.score`."""
+        scores = score(
+            self.posterior,
+            self.labels,
+            self.predicted,
+            self.balanced,
+            self.classes,
+            groups=self.groups,
+            patients_known=self.patients_known,
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+        )
+        if self.aggregate is not None and not self.patients_known:
+            scores["interval"] = self.aggregate
+        return scores
+
+
+def predict_labelled(
+    run: str | Path,
+    data: str | Path,
+    *,
+    split: str | None,
+    domain: str,
+    aggregate: str | None,
+    device: str,
+    workers: int | None,
+    skip_unreadable: int,
+    cache: str | None,
+    reporter: Reporter,
+) -> Labelled:
+    """Run the model of a run over labelled images; the arguments are those of :func:`evaluate`.
+
+    Raises:
+        DataError: labels or images that cannot be used, or a patient or study of several classes.
+    """
     loaded, rule = load_run(run, domain)
-    table, readers = read_images(loaded, data, domain=domain, labelled=True, reporter=report)
-    warn_default_split(table, split, "test", "--split", report.line)
+    table, readers = read_images(loaded, data, domain=domain, labelled=True, reporter=reporter)
+    warn_default_split(table, split, "test", "--split", reporter.line)
     table = table.select(choose_split(table, split, "test"))
-    warn_unknown_patients(table, report.line)
+    warn_unknown_patients(table, reporter.line)
     # An unknown class or a missing id is an error before anything is decoded.
     labels = encode_labels(table, rule.classes)
     if aggregate is not None:
@@ -73,7 +154,7 @@ def evaluate(
         workers=workers,
         skip_unreadable=skip_unreadable,
         cache=cache,
-        reporter=report,
+        reporter=reporter,
     )
     labels, groups = encode_labels(table, rule.classes), table.groups()
     posterior, balanced = rule.posterior(logits, domain), rule.balanced_posterior(logits)
@@ -82,17 +163,13 @@ def evaluate(
         labels, groups = unit_labels(units, labels, rule.classes), groups[units.first]
         means = unit_probabilities(units, logits, rule, domain)
         posterior, balanced = means.posterior, means.balanced
-    scores = score(
-        posterior,
-        labels,
-        rule.choose(posterior, balanced, "map"),
-        rule.choose(posterior, balanced, "balanced"),
-        rule.classes,
+    return Labelled(
+        classes=rule.classes,
+        labels=labels,
+        posterior=posterior,
+        predicted=rule.choose(posterior, balanced, "map"),
+        balanced=rule.choose(posterior, balanced, "balanced"),
         groups=groups,
         patients_known=table.patients_known,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
+        aggregate=aggregate,
     )
-    if aggregate is not None and not table.patients_known:
-        scores["interval"] = aggregate
-    return {"unit": aggregate or "image", **scores}

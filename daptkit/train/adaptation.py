@@ -201,7 +201,7 @@ def _open(folder: RunFolder, config: AdaptConfig, held: contextlib.ExitStack) ->
     """Make the folder, or continue the one that is there, and keep it locked."""
     folder.open_for_writing(resume=config.resume)
     held.enter_context(folder.locked())
-    _check_continued(folder, config)
+    check_continued(folder, config)
 
 
 def _keep_config(folder: RunFolder, config: AdaptConfig) -> None:
@@ -240,7 +240,7 @@ def _layers(loaded: Sequence[LoadedMethod]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layers))
 
 
-def _check_continued(folder: RunFolder, config: AdaptConfig) -> None:
+def check_continued(folder: RunFolder, config: AdaptConfig) -> None:
     """Check that a continued run was started with the same options."""
     if not folder.config.exists():
         return

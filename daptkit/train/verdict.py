@@ -77,10 +77,10 @@ def judge_run(
         guard: ``--guard``.
         seed: of resampling.
     """
-    diagnosis = _diagnosis(prepared, twin, seed)
+    diagnosis = diagnose_twin(prepared, twin, seed)
     kind = diagnosis.kind
-    samples = {name: _sample(prepared, m) for name, m in _named(twin, adapted)}
-    heads = {name: _heads(prepared, m, seed) for name, m in _named(twin, adapted)}
+    samples = {name: model_sample(prepared, m) for name, m in _named(twin, adapted)}
+    heads = {name: linear_heads(prepared, m, seed) for name, m in _named(twin, adapted)}
     drawn = {
         name: estimate_draws(sample, target_heads=heads[name], n_bootstrap=N_BOOTSTRAP, seed=seed)
         for name, sample in samples.items()
@@ -115,7 +115,8 @@ def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], 
     return ("source-only", twin), ("adapted", adapted)
 
 
-def _sample(prepared: Prepared, model: Delivered) -> Sample:
+def model_sample(prepared: Prepared, model: Delivered) -> Sample:
+    """Return what a model says of the images that its rule was fitted on, and of the target."""
     data, held = prepared.data, model.held_out
     every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
     rows = every if held.folds > 1 else data.val_rows
@@ -129,7 +130,7 @@ def _sample(prepared: Prepared, model: Delivered) -> Sample:
     )
 
 
-def _diagnosis(prepared: Prepared, twin: Delivered, seed: int) -> ShiftDiagnosis:
+def diagnose_twin(prepared: Prepared, twin: Delivered, seed: int) -> ShiftDiagnosis:
     """Diagnose the shift on images of the source that the twin was not trained on."""
     data, passes = prepared.data, twin.passes
     assert data.source.labels is not None
@@ -164,7 +165,7 @@ def _gap(prepared: Prepared, twin: Delivered, diagnosis: ShiftDiagnosis, seed: i
     )
 
 
-def _heads(prepared: Prepared, model: Delivered, seed: int) -> Classes | None:
+def linear_heads(prepared: Prepared, model: Delivered, seed: int) -> Classes | None:
     """Return the classes (H, M) that linear heads, each of other patients, give to the target.
 
     ``None`` where the source rows whose features are kept show fewer than two classes.

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from daptkit.assess.scores.combine import SCORES, Selection, score_weights, select, veto
+from daptkit.assess.scores.combine import (
+    SCORES,
+    Selection,
+    choose,
+    score_values,
+    score_weights,
+    select,
+    source_accuracy,
+    veto,
+)
 from daptkit.assess.scores.inputs import ScoreInputs, score_inputs
 from daptkit.plugin import ScoreSpec
 
@@ -31,8 +40,11 @@ __all__ = [
     "SPECS",
     "ScoreInputs",
     "Selection",
+    "choose",
     "score_inputs",
+    "score_values",
     "score_weights",
     "select",
+    "source_accuracy",
     "veto",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,17 +151,40 @@ def select(
         raise UsageError("there is no candidate to choose from.")
     names = list(candidates)
     known = all(inputs.target_prior is not None for inputs in candidates.values())
-    weights = score_weights(kind, known)
-    scores = {
-        name: {score: function(candidates[name]) for score, (function, _) in SCORES.items()}
-        for name in names
-    }
-    vetoes = {
-        name: reasons
-        for name in names
-        if (reasons := veto(candidates[name], reference, prior_low, prior_high))
-    }
-    left = [name for name in names if name not in vetoes]
+    return choose(
+        {name: score_values(candidates[name]) for name in names},
+        {name: veto(candidates[name], reference, prior_low, prior_high) for name in names},
+        {name: source_accuracy(candidates[name]) for name in names},
+        score_weights(kind, known),
+    )
+
+
+def score_values(inputs: ScoreInputs) -> dict[str, float]:
+    """Return every score of a candidate, NaN where it is not defined."""
+    return {score: function(inputs) for score, (function, _) in SCORES.items()}
+
+
+def source_accuracy(inputs: ScoreInputs) -> float:
+    """Return the balanced accuracy of a candidate on held-out source images, in [0, 1]."""
+    predicted = inputs.source_posterior.argmax(axis=1)
+    return validation_score(predicted, inputs.source_labels).balanced_accuracy
+
+
+def choose(
+    scores: Mapping[str, Mapping[str, float]],
+    vetoes: Mapping[str, Sequence[str]],
+    source: Mapping[str, float],
+    weights: Mapping[str, float],
+) -> Selection:
+    """Choose among candidates whose scores and vetoes are known already; see :func:`select`.
+
+    Args:
+        scores: candidate to :func:`score_values`.
+        vetoes: candidate to the sentences of :func:`veto`, empty where there is none.
+        source: candidate to :func:`source_accuracy`.
+        weights: :func:`score_weights`.
+    """
+    left = [name for name in scores if not vetoes[name]]
     ranks = _ranks([scores[name] for name in left])
     columns = [s for s in SCORES if s in ranks and weights[s] > 0]
     weight = np.array([weights[s] for s in columns])
@@ -171,15 +194,15 @@ def select(
     mean = weight @ table / weight.sum() if columns else np.zeros(len(left))
     order = sorted(
         range(len(left)),
-        key=lambda i: (median[i], round(float(mean[i]), 9), -_source(candidates[left[i]]), i),
+        key=lambda i: (median[i], round(float(mean[i]), 9), -source[left[i]], i),
     )
     return Selection(
         chosen=left[order[0]] if order else None,
         order=tuple(left[i] for i in order),
         median_rank={left[i]: median[i] for i in order},
-        scores=scores,
-        vetoes=vetoes,
-        weights=weights,
+        scores={name: dict(row) for name, row in scores.items()},
+        vetoes={name: tuple(reasons) for name, reasons in vetoes.items() if reasons},
+        weights=dict(weights),
     )
 
 
@@ -197,7 +220,7 @@ def veto(
         reasons.append("nearly every target image gets the same class")
     elif prior_high is None and breadth(predicted, k) < MIN_BREADTH * breadth(expected, k):
         reasons.append("it spreads the target over far fewer classes than the source-only model")
-    lost = _source(reference) - _source(candidate)
+    lost = source_accuracy(reference) - source_accuracy(candidate)
     if lost > MAX_SOURCE_LOSS:
         reasons.append(f"it loses {lost:.2f} of balanced accuracy on held-out source images")
     if swapped_classes(expected, predicted, k):
@@ -219,12 +242,7 @@ def veto(
     return tuple(reasons)
 
 
-def _source(inputs: ScoreInputs) -> float:
-    predicted = inputs.source_posterior.argmax(axis=1)
-    return validation_score(predicted, inputs.source_labels).balanced_accuracy
-
-
-def _ranks(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+def _ranks(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Return score to the rank of each row, 1 the best; scores that no row has are left out."""
     found = {}
     for score, (_, higher) in SCORES.items():
