@@ -144,7 +144,7 @@ def fit_calibration(
     if counts.sum() < MIN_IMAGES or (counts > 0).sum() < 2:
         return identity
     with_bias = bool(counts.min() >= MIN_IMAGES_PER_CLASS)
-    scale, bias = _search(z, y, w, with_bias, start)
+    scale, bias = search(z, y, w, with_bias, start)
     after = _nll(z, y, w / w.sum(), scale, bias)
     if not after <= before:
         return identity
@@ -168,10 +168,19 @@ def _nll(z: FloatArray, y: IntArray, share: FloatArray, scale: float, bias: Floa
     return float(-(share * _log_posterior(z, scale, bias)[np.arange(len(y)), y]).sum())
 
 
-def _search(
-    z: FloatArray, y: IntArray, w: FloatArray, with_bias: bool, start: Calibration | None
+def search(
+    z: FloatArray,
+    y: IntArray,
+    w: FloatArray,
+    with_bias: bool,
+    start: Calibration | None = None,
+    *,
+    with_scale: bool = True,
 ) -> tuple[float, FloatArray]:
-    """Minimise the penalised likelihood over (log a, b); return (a, b)."""
+    """Minimise the penalised likelihood of :func:`fit_calibration` over (log a, b); return (a, b).
+
+    Without ``with_bias`` b stays 0, without ``with_scale`` a stays 1.
+    """
     num_classes = z.shape[1]
     share = w / w.sum()
     penalty = 1.0 / effective_sample_size(w)
@@ -194,7 +203,8 @@ def _search(
     if start is not None:
         theta[0] = -np.log(start.temperature)
         theta[1:] = start.bias if with_bias else ()
-    bounds = [(-LOG_SCALE_BOUND, LOG_SCALE_BOUND)] + [(-BIAS_BOUND, BIAS_BOUND)] * (len(theta) - 1)
+    widest = LOG_SCALE_BOUND if with_scale else 0.0
+    bounds = [(-widest, widest)] + [(-BIAS_BOUND, BIAS_BOUND)] * (len(theta) - 1)
     found = minimize(
         objective, theta, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}
     )

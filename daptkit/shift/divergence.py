@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from daptkit.errors import DataError
 from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_matrix, as_weights
+from daptkit.shift.embedding import differs
 from daptkit.shift.pairs import SquaredDistances, bandwidth, kernel_sums, mean_kernels, nearest
 
 MIN_IMAGES = 15
@@ -110,7 +111,7 @@ def mmd2(
     pooled = np.vstack([x[rows], y[columns]])
     w = as_weights(source_weights, len(x))[rows]
     off_diagonal = float(w.sum() ** 2 - (w * w).sum())
-    if not _spread(pooled) or off_diagonal <= 0.0:
+    if not differs(pooled) or off_diagonal <= 0.0:
         return NAN
     members = np.zeros((n + m, 2))
     members[:n, 0], members[n:, 1] = w, 1.0
@@ -192,7 +193,7 @@ def divergences(
 
 def mean_kernel(x: FloatArray) -> FloatArray | None:
     """Return the kernel matrix (N, N) of :func:`mmd2`; ``None`` for features that are all alike."""
-    if not _spread(x):
+    if not differs(x):
         return None
     every = slice(0, len(x))
     kernel = mean_kernels(SquaredDistances(x).block(every, every), bandwidth(x, seed=0))
@@ -227,7 +228,7 @@ class _Pair:
         rows_s, rows_t = subsample(len(s), m, rng), subsample(len(t), m, rng)
         pooled = np.vstack([s[rows_s], t[rows_t]])
         groups = np.concatenate([g_s[rows_s], g_t[rows_t] + g_s.max() + 1])
-        if not _spread(pooled):
+        if not differs(pooled):
             return None
         _standardise_(pooled)
         pair = cls(pooled, np.repeat(np.arange(2, dtype=np.int64), m), groups)
@@ -278,12 +279,6 @@ def subsample(n: int, limit: int | None, rng: np.random.Generator) -> IntArray:
     if limit is None or n <= limit:
         return np.arange(n, dtype=np.int64)
     return np.sort(rng.choice(n, limit, replace=False)).astype(np.int64)
-
-
-def _spread(x: FloatArray) -> bool:
-    """Return whether features differ by more than rounding."""
-    largest = max(float(x.max()), -float(x.min()))
-    return bool(x.std(axis=0).max() > 1e-9 * max(largest, 1e-12))
 
 
 def _standardise_(x: FloatArray) -> None:
