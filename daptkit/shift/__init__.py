@@ -6,6 +6,7 @@ from daptkit.shift.appearance import Difference, compare_appearance
 from daptkit.shift.arrays import effective_sample_size
 from daptkit.shift.audit import AuditSize, audit_size
 from daptkit.shift.calibration import Calibration, fit_calibration
+from daptkit.shift.choice import CalibrationChoice, choose_calibration
 from daptkit.shift.concept import ConceptTest, concept_test
 from daptkit.shift.confusion import (
     conditional_confusion,
@@ -38,6 +39,7 @@ __all__ = [
     "Calibration",
     "ConceptTest",
     "Difference",
+    "CalibrationChoice",
     "PredictionRule",
     "PriorEstimate",
     "Recommendation",
@@ -48,6 +50,7 @@ __all__ = [
     "bbse_prior",
     "compare_appearance",
     "concept_test",
+    "choose_calibration",
     "conditional_confusion",
     "cross_fitted_logits",
     "diagnose_shift",

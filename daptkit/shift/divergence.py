@@ -230,7 +230,7 @@ class _Pair:
         groups = np.concatenate([g_s[rows_s], g_t[rows_t] + g_s.max() + 1])
         if not differs(pooled):
             return None
-        _standardise_(pooled)
+        standardise_(pooled)
         pair = cls(pooled, np.repeat(np.arange(2, dtype=np.int64), m), groups)
         return pair if pair.fewest_groups() >= 2 else None
 
@@ -281,7 +281,7 @@ def subsample(n: int, limit: int | None, rng: np.random.Generator) -> IntArray:
     return np.sort(rng.choice(n, limit, replace=False)).astype(np.int64)
 
 
-def _standardise_(x: FloatArray) -> None:
+def standardise_(x: FloatArray) -> None:
     """Give each column mean 0 and variance 1, in place."""
     scale = x.std(axis=0)
     x -= x.mean(axis=0)

@@ -22,6 +22,7 @@ from daptkit.shift.arrays import (
     floored,
 )
 from daptkit.shift.calibration import Calibration, fit_calibration
+from daptkit.shift.choice import choose_calibration
 
 DOMAINS = ("source", "target")
 PRIOR_FLOOR = 1e-12
@@ -224,6 +225,9 @@ def fit_rule(
     target_prior: npt.ArrayLike | None,
     decide: str,
     classes: Sequence[str],
+    *,
+    calibration: str | None = None,
+    groups: npt.ArrayLike | None = None,
 ) -> PredictionRule:
     """Fit calibration, source prior and threshold on source validation images.
 
@@ -234,9 +238,13 @@ def fit_rule(
         target_prior: (K,) q, or ``None`` where the target keeps the source's prior.
         decide: ``map``, ``balanced`` or ``sens=CLASS:VALUE``.
         classes: K names.
+        calibration: a kind of :data:`daptkit.shift.calibration.KINDS`, ``"cross-validated"`` for
+            :func:`daptkit.shift.choose_calibration`, or ``None`` for temperature with class biases
+            as far as there are images for them.
+        groups: (N,) patients, for ``"cross-validated"``; one per image if ``None``.
 
     Raises:
-        UsageError: impossible ``decide``.
+        UsageError: impossible ``decide`` or ``calibration``.
         DataError: arrays of wrong shape, or no validation image of a ``sens=`` class.
     """
     wanted = parse_decide(decide, classes)
@@ -247,11 +255,15 @@ def fit_rule(
     if weights.sum() <= 0:
         # Weight left on absent classes only says nothing about the images that are there.
         per_class, weights = np.ones(len(classes)), np.ones(len(y))
-    calibration = fit_calibration(z, y, weights)
-    mean = weights @ np.exp(calibration.log_posterior(z)) / weights.sum()
+    fitted = (
+        choose_calibration(z, y, weights, groups=groups).calibration
+        if calibration == "cross-validated"
+        else fit_calibration(z, y, weights, kind=calibration)
+    )
+    mean = weights @ np.exp(fitted.log_posterior(z)) / weights.sum()
     rule = PredictionRule(
         classes=tuple(classes),
-        calibration=calibration,
+        calibration=fitted,
         source_prior=floored(mean, effective_sample_size(weights)),
         target_prior=None if target_prior is None else as_prior(target_prior, len(classes)),
         decide=decide,
