@@ -65,8 +65,10 @@ def cliffs_delta(source: FloatArray, target: FloatArray) -> tuple[float, float, 
         variance = a * (1 - a) * (1 + middle * ((1 - a) / (2 - a) + a / (1 + a))) / (n * m)
         return (area - a) ** 2 - _z() ** 2 * variance
 
-    low = brentq(outside, 0.0, area) if area > 0 and outside(0.0) > 0 else 0.0
-    high = brentq(outside, area, 1.0) if area < 1 and outside(1.0) > 0 else 1.0
+    # At 0 and 1 themselves the variance vanishes, and the difference with it.
+    edge = 1e-12
+    low = brentq(outside, 0.0, min(area, 1.0 - edge)) if area > 0 else 0.0
+    high = brentq(outside, max(area, edge), 1.0) if area < 1 else 1.0
     return 2 * area - 1, 2 * float(low) - 1, 2 * float(high) - 1
 
 

@@ -62,7 +62,9 @@ def table(name, pair, draws=DRAWS):
         print(f"\n{name} {world} ({draws[world]}): {dict(answers[world])}", end="")
         for test, count in rejected[world].items():
             low, high = binomtest(count, draws[world]).proportion_ci(method="wilson")
-            print(f"; {test} {count / draws[world]:.3f} [{low:.3f}, {high:.3f}]", end="", flush=True)
+            print(
+                f"; {test} {count / draws[world]:.3f} [{low:.3f}, {high:.3f}]", end="", flush=True
+            )
     print()
     return answers, rejected
 
