@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 
 from daptkit.shift import ShiftDiagnosis, diagnose_shift
+from daptkit.shift.questions import Answers, Images, three_questions
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,8 +49,11 @@ def gaussian_site(
     own = MEANS[y] + np.sqrt(within) * rng.normal(size=(patients, DIMS))
     x = own[groups] + np.sqrt(1.0 - within) * rng.normal(size=(len(groups), DIMS))
     x[:, 2:4] += offset
-    logits = -0.5 * ((x[:, None] - MEANS) ** 2).sum(-1) + np.log(PRIOR)
-    return Site(x, logits, y[groups], groups)
+    return Site(x, gaussian_logits(x), y[groups], groups)
+
+
+def gaussian_logits(x: Floats) -> Floats:
+    return -0.5 * ((x[:, None] - MEANS) ** 2).sum(-1) + np.log(PRIOR)
 
 
 def gaussian_pair(world: str, seed: int, patients: int = 100) -> tuple[Site, Site]:
@@ -58,6 +62,17 @@ def gaussian_pair(world: str, seed: int, patients: int = 100) -> tuple[Site, Sit
     prior = SHIFTED if world in ("label", "both") else PRIOR
     offset = 0.6 if world in ("covariate", "both") else 0.0
     return gaussian_site(rng, patients), gaussian_site(rng, patients, prior, offset)
+
+
+def moved_pair(world: str, seed: int, patients: int = 100) -> tuple[Site, Site]:
+    """As :func:`gaussian_pair`, but the appearance moves images from one class to another."""
+    rng = np.random.default_rng(seed)
+    prior = SHIFTED if world in ("label", "both") else PRIOR
+    source, target = gaussian_site(rng, patients), gaussian_site(rng, patients, prior)
+    if world in ("label", "none"):
+        return source, target
+    x = target.x + np.array([1.5, -0.75] + [0.0] * (DIMS - 2))
+    return source, Site(x, gaussian_logits(x), target.y, target.groups)
 
 
 class Digits:
@@ -116,4 +131,12 @@ def diagnosed(source: Site, target: Site, **options: object) -> ShiftDiagnosis:
         source_groups=source.groups,
         target_groups=target.groups,
         **options,
+    )
+
+
+def answered(source: Site, target: Site, seed: int, permutations: int = 999) -> Answers:
+    """The tests of a diagnosis without its effect sizes, which take most of the time."""
+    domains = [Images(features=v.x, logits=v.logits, groups=v.groups) for v in (source, target)]
+    return three_questions(
+        domains[0], source.y, domains[1], alpha=0.05, permutations=permutations, seed=seed
     )

@@ -21,6 +21,7 @@ from daptkit.shift.estimators import bbse_prior, em_prior, rlls_prior
 from daptkit.shift.gap import feature_gap
 from daptkit.shift.imagestats import image_statistics
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
+from daptkit.shift.movedprior import moved_prior_test
 from daptkit.shift.prediction import (
     PredictionRule,
     fit_rule,
@@ -67,6 +68,7 @@ __all__ = [
     "importance_weights",
     "knn_domain_accuracy",
     "mmd2",
+    "moved_prior_test",
     "parse_decide",
     "predicted_marginal",
     "prior_test",

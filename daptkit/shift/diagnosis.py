@@ -15,10 +15,10 @@ from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_labels, as_
 from daptkit.shift.audit import AuditSize, audit_size
 from daptkit.shift.divergence import MIN_IMAGES, divergences, matrices, mmd2
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
-from daptkit.shift.priortest import prior_test
-from daptkit.shift.residual import residual_test
-from daptkit.shift.twosample import PERMUTATIONS, ShiftTest, domain_test
-from daptkit.shift.verdict import any_shift_p, caveats, kind_of_shift
+from daptkit.shift.movedprior import some_patients
+from daptkit.shift.questions import Images, three_questions
+from daptkit.shift.twosample import PERMUTATIONS, ShiftTest
+from daptkit.shift.verdict import any_shift_p, caveats
 
 MAX_FOR_PRIOR = 3000
 """Images of a domain, of whole patients, that the prior and its interval are estimated from."""
@@ -35,6 +35,8 @@ class ShiftDiagnosis:
         domains: test of "the features follow one law".
         prior: test of "the class frequencies are the same".
         residual: test of "nothing remains after re-weighting the classes".
+        moved_prior: test of "the class frequencies are the same, all predictions may have moved";
+            made where both tests before it reject, ``None`` otherwise.
         divergences: effect sizes: ``proxy_a_distance``, ``mmd2``, ``knn_domain_accuracy``, and
             ``mmd2_weighted``, MMD^2 after re-weighting.
         stages: the first three for each further layer.
@@ -51,6 +53,7 @@ class ShiftDiagnosis:
     domains: ShiftTest
     prior: ShiftTest
     residual: ShiftTest
+    moved_prior: ShiftTest | None
     divergences: Mapping[str, float]
     stages: Mapping[str, Mapping[str, float]]
     source_prior: FloatArray
@@ -103,7 +106,12 @@ class ShiftDiagnosis:
             "alpha": self.alpha,
             "level": self.level,
             "p": plain({"value": self.p})["value"],
-            "tests": {n: getattr(self, n).to_json() for n in ("domains", "prior", "residual")},
+            "tests": {
+                "domains": self.domains.to_json(),
+                "prior": self.prior.to_json(),
+                "residual": self.residual.to_json(),
+                "moved_prior": None if self.moved_prior is None else self.moved_prior.to_json(),
+            },
             "divergences": plain(self.divergences),
             "stages": {name: plain(values) for name, values in self.stages.items()},
             "source_prior": [float(v) for v in self.source_prior],
@@ -137,7 +145,8 @@ def diagnose_shift(
 
     Three questions, each answered by a test in which patients are whole units: do the domains
     differ (:func:`domain_test`), did the class frequencies change (:func:`prior_test`), does
-    anything remain after re-weighting the source's classes (:func:`residual_test`). How their
+    anything remain after re-weighting the source's classes (:func:`residual_test`). Where the last
+    two say yes, :func:`moved_prior_test` asks again whether class frequencies changed. How the
     answers make a kind, and at which level, is in :func:`daptkit.shift.verdict.kind_of_shift`.
 
     Args:
@@ -174,10 +183,14 @@ def diagnose_shift(
     g_s, g_t = as_groups(source_groups, len(x)), as_groups(target_groups, len(t))
     groups = {"source_groups": g_s, "target_groups": g_t}
     known = source_groups is not None and target_groups is not None
-    domains = domain_test(x, t, permutations=permutations, seed=seed, **groups)
-    prior = prior_test(z_s, z_t, permutations=permutations, seed=seed, **groups)
-    residual = residual_test(x, z_s, y, t, z_t, resamples=permutations, seed=seed, **groups)
-    kind, reasons = kind_of_shift(domains, prior, residual, alpha)
+    answers = three_questions(
+        Images(features=x, logits=z_s, groups=g_s),
+        y,
+        Images(features=t, logits=z_t, groups=g_t),
+        alpha=alpha,
+        permutations=permutations,
+        seed=seed,
+    )
     estimate = _prior(x, z_s, y, g_s, t, z_t, g_t, seed)
     found = dict(divergences(x, t, seed=seed, **groups))
     found["mmd2_weighted"] = float("nan")
@@ -190,11 +203,12 @@ def diagnose_shift(
         source_statistics or {}, target_statistics or {}, seed=seed, **groups
     )
     return ShiftDiagnosis(
-        kind=kind,
+        kind=answers.kind,
         alpha=alpha,
-        domains=domains,
-        prior=prior,
-        residual=residual,
+        domains=answers.domains,
+        prior=answers.prior,
+        residual=answers.residual,
+        moved_prior=answers.moved_prior,
         divergences=found,
         stages={
             name: divergences(s, u, seed=seed, **groups) for name, (s, u) in (stages or {}).items()
@@ -203,8 +217,14 @@ def diagnose_shift(
         target_prior=estimate,
         appearance=appearance,
         audit=audit_size(z_s.argmax(axis=1) == y, g_s, g_t),
-        reasons=reasons,
-        caveats=caveats(kind, (domains, prior, residual), estimate, distance, known),
+        reasons=answers.reasons,
+        caveats=caveats(
+            answers.kind,
+            (answers.domains, answers.prior, answers.residual),
+            estimate,
+            distance,
+            known,
+        ),
     )
 
 
@@ -222,7 +242,7 @@ def _prior(
     if min(len(x), len(t)) < MIN_IMAGES or z_s.shape[1] < 2:
         return None
     rng = np.random.default_rng(seed)
-    s, u = _some_patients(g_s, rng), _some_patients(g_t, rng)
+    s, u = (some_patients(g, MAX_FOR_PRIOR, rng) for g in (g_s, g_t))
     return estimate_prior(
         z_s[s],
         y[s],
@@ -236,17 +256,3 @@ def _prior(
         bootstraps=BOOTSTRAPS,
         seed=seed,
     )
-
-
-def _some_patients(groups: IntArray, rng: np.random.Generator) -> IntArray:
-    """Return the rows of randomly drawn whole patients, at most :data:`MAX_FOR_PRIOR` of them.
-
-    The first patient drawn is taken whatever its number of images.
-    """
-    if len(groups) <= MAX_FOR_PRIOR:
-        return np.arange(len(groups), dtype=np.int64)
-    sizes = np.bincount(groups)
-    order = rng.permutation(len(sizes))
-    taken = np.cumsum(sizes[order]) <= MAX_FOR_PRIOR
-    taken[0] = True
-    return np.flatnonzero(np.isin(groups, order[taken])).astype(np.int64)

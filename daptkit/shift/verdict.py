@@ -14,14 +14,20 @@ SMALL_DISTANCE = 0.2
 
 
 def kind_of_shift(
-    domains: ShiftTest, prior: ShiftTest, residual: ShiftTest, alpha: float
+    domains: ShiftTest,
+    prior: ShiftTest,
+    residual: ShiftTest,
+    alpha: float,
+    moved: ShiftTest | None = None,
 ) -> tuple[str, tuple[str, ...]]:
     """Return one of :data:`KINDS` and a sentence for each answer.
 
     (1) The sites differ if 3 times the smallest of the three p values is at most alpha (Bonferroni:
     the other two tests find what a test of all features overlooks). Only then: (2) the prior has
     changed if its p <= alpha, (3) something remains if the residual's p <= alpha. 2 alone: label;
-    3 alone: covariate; both: both; neither: unclear.
+    3 alone: covariate; both: both; neither: unclear. Where something remains, the mean prediction
+    may have changed for that reason alone: 2 then also needs the p of ``moved``, which allows for a
+    common move of all logits, to be at most alpha, if it was tested.
 
     Each true hypothesis is rejected with a chance of at most alpha, whichever of them are true: if
     neither the prior nor the appearance changed, the first step is passed with chance alpha; if
@@ -57,6 +63,12 @@ def kind_of_shift(
     if not (prior.tested and residual.tested):
         return "unclear", tuple(sentences)
     changed, remains = prior.p <= alpha, residual.p <= alpha
+    if changed and remains and moved is not None and moved.tested:
+        changed = moved.p <= alpha
+        text = "does not explain" if changed else "may be all that is behind"
+        sentences.append(
+            f"A common move of all predictions {text} the changed mean (p = {moved.p:.3g})."
+        )
     kinds = {(True, True): "both", (True, False): "label", (False, True): "covariate"}
     kind = kinds.get((changed, remains), "unclear")
     if kind == "unclear":
@@ -102,7 +114,7 @@ def caveats(
     if kind == "both":
         said.append(
             "Where images of a class look different, the change of class frequencies is not sure: "
-            "a change of appearance that makes the classifier prefer a class looks the same."
+            "a change of appearance that moves images of classes differently can look the same."
         )
     if estimate is not None and not estimate.trusted and kind in ("label", "both"):
         said.append(
