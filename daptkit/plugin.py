@@ -132,7 +132,17 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSpec:
-    """A score of a target prediction that needs no target labels."""
+    """A score of a target prediction that needs no target labels.
+
+    Args:
+        name: entry-point name.
+        factory: ``"module:function"``, called with what :func:`daptkit.assess.score_inputs` makes
+            (posteriors of both domains, source labels, features, patients); it returns a number,
+            NaN where the score is not defined.
+        higher_is_better: whether a higher score is better.
+        summary: one line for ``plugins list``.
+        api: major version of the contract that the score was written for.
+    """
 
     name: str
     factory: str

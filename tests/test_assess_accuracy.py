@@ -241,6 +241,23 @@ def test_every_estimate_is_right_without_shift():
         assert e.estimated_accuracy["value"] == pytest.approx(truth, abs=0.03), e.name
 
 
+def test_heads_that_agree_more_than_they_are_right_are_told():
+    """The equality can be checked at the source; where it fails there it is not believed."""
+    world = World("none", 2, n=900)
+    heads = [world.head(seed) for seed in range(4)]
+    alike = {
+        "source_heads": [h.predict(world.held.x) for h in heads],
+        "target_heads": [h.predict(world.target.x) for h in heads],
+    }
+    found = {e.name: e for e in estimate_accuracy(world.sample(), kind="none", **alike)}
+    assert found["gde"].reliability == "fails"
+    assert "more often than they are right" in found["gde"].note
+    truth = np.mean([(h == world.target.y).mean() for h in alike["target_heads"]])
+    assert found["gde"].estimated_accuracy["value"] > truth + 0.03
+    alone = estimate_accuracy(world.sample(), kind="none", target_heads=alike["target_heads"])
+    assert {e.name: e.reliability for e in alone}["gde"] == "holds"  # nothing to check it by
+
+
 def test_label_shift_rule_uses_the_targets_decisions():
     """Recalls of the source's own decisions would be those of another classifier."""
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import pytest
 
 from daptkit.assess.identity import (
     beyond_prior,
+    breadth,
     chance_corrected_agreement,
     swapped_classes,
     unexplained_collapse,
@@ -212,6 +213,14 @@ def test_collapse_unless_the_prior_allows_it():
     assert unexplained_collapse(predicted, 2, np.array([0.8, 0.5])) == 1
 
 
+def test_breadth_is_the_exponential_of_the_entropy():
+    predicted = np.repeat([0, 1, 3], [50, 30, 20])
+    entropy = -sum(s * math.log(s) for s in (0.5, 0.3, 0.2))
+    assert breadth(predicted, 4) == pytest.approx(math.exp(entropy))
+    assert breadth(np.arange(8) % 4, 4) == pytest.approx(4.0)
+    assert breadth(np.zeros(8, int), 4) == 1.0
+
+
 def test_beyond_prior_accounts_for_known_confusions():
     y = np.repeat([0, 1], [500, 500])
     confused = np.where((np.arange(1000) % 5 == 0) & (y == 0), 1, y)  # recall of 0 is 0.8
@@ -255,14 +264,16 @@ def test_known_failures_never_win(kind):
         "collapsed": site.candidate(9.0, np.zeros(300, int)),
         "swapped": site.candidate(9.0, np.array([1, 0, 2])[site.y_t]),
         "forgot": site.candidate(9.0, source_skill=0.5),
+        "collapsing": site.candidate(9.0, np.where(np.arange(300) % 5 < 4, 2, site.y_t)),
         "random": site.candidate(9.0, np.random.default_rng(1).integers(0, 3, 300)),
         "good": site.candidate(3.0),
         "weak": site.candidate(1.2),
     }
     found = select(candidates, reference, kind=kind)
     assert found.chosen == "good"
-    assert set(found.vetoes) == {"collapsed", "swapped", "forgot", "random"}
+    assert set(found.vetoes) == {"collapsed", "collapsing", "swapped", "forgot", "random"}
     assert "same class" in found.vetoes["collapsed"][0]
+    assert "far fewer classes" in found.vetoes["collapsing"][0]
     assert "other names" in found.vetoes["swapped"][0]
     assert "held-out source" in found.vetoes["forgot"][0]
     assert "by chance" in found.vetoes["random"][0]
@@ -296,7 +307,7 @@ def test_even_split_of_an_uneven_target_is_not_rewarded():
 
 
 def test_scores_of_even_splits_count_only_where_frequencies_are_the_sources():
-    assert score_weights("covariate", False)["bnm"] == 1.0
+    assert score_weights("covariate", False)["bnm"] == 0.5
     for kind in ("label", "both", "unclear", None):
         weights = score_weights(kind, False)
         assert weights["bnm"] == weights["im"] == 0.0

@@ -38,6 +38,7 @@ class World:
         moved = self.shift if kind in ("covariate", "both") else 0.0
         self.target = self.site(prior, n)
         self.target.x = self.target.x + moved
+        self.prior = prior
         self.moved = moved
 
     def site(self, prior: np.ndarray, n: int) -> Site:
@@ -72,6 +73,11 @@ class World:
         right = sample.target_predicted == self.target.y
         recalls = [right[self.target.y == k].mean() for k in np.unique(self.target.y)]
         return float(right.mean()), float(np.mean(recalls))
+
+    def population(self, head: LogisticRegression) -> float:
+        """Return a head's accuracy on 30,000 further images of the target site."""
+        more = self.site(self.prior, 30_000)
+        return float((head.predict(more.x + self.moved) == more.y).mean())
 
 
 def log_posterior(head: LogisticRegression, x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from daptkit.assess.accuracy.estimates import BALANCED, Draws
 from daptkit.assess.accuracy.notes import FAILS, HOLDS, INDICATIVE, reliability
 from daptkit.assess.accuracy.sample import Sample
-from daptkit.assess.identity import swapped_classes, unexplained_collapse
+from daptkit.assess.identity import MIN_BREADTH, breadth, swapped_classes, unexplained_collapse
 from daptkit.assess.intervals import Estimate, percentile_interval
 from daptkit.assess.paired import lost_balanced_accuracy
 from daptkit.shift.arrays import FloatArray
@@ -97,7 +97,7 @@ def count_differences(
     diagnosis says that its assumption holds, or, for the agreement of heads, that it is indicative.
     Otherwise estimators of two families (confidence, recall, agreement) must say the same:
     confidence alone had the wrong sign in a third of simulated scanner shifts
-    (``tests/benchmarks/accuracy_estimates.py``). Confidence is not asked about methods that train
+    (``tests/benchmarks/test_bench_accuracy.py``). Confidence is not asked about methods that train
     it, and no estimator whose assumption fails.
 
     Args:
@@ -226,9 +226,18 @@ def renamed(twin: Sample, adapted: Sample, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def doubts(stability: float | None, outside: float | None, limit: VerdictLimits) -> list[str]:
+def doubts(
+    twin: Sample,
+    adapted: Sample,
+    stability: float | None,
+    outside: float | None,
+    limit: VerdictLimits,
+) -> list[str]:
     """Return what keeps a rise of the estimates from being taken as help."""
     found = []
+    before, after = (breadth(s.target_predicted, s.num_classes) for s in (twin, adapted))
+    if outside is None and after < MIN_BREADTH * before:
+        found.append("the adapted model spreads the target over far fewer classes")
     if stability is not None and stability < limit.min_stability:
         found.append(
             "adapted models that differ in nothing but chance give different classes "

@@ -12,6 +12,8 @@ from daptkit.shift.estimators import bbse_prior
 
 SWAP_MARGIN = 0.2
 """Share of a class's images by which another name must fit better to count as swapped."""
+MIN_BREADTH = 0.6
+"""Share of the reference's :func:`breadth` below which a model is on its way to collapse."""
 MIN_SWAPPED = 10
 """Images of the classes concerned below which nothing is said of their names."""
 
@@ -100,6 +102,23 @@ def unexplained_collapse(
     if share[top] <= COLLAPSE_FRACTION:
         return None
     return None if prior_high is not None and prior_high[top] >= COLLAPSE_FRACTION else top
+
+
+def breadth(predicted: IntArray, num_classes: int) -> float:
+    """Return exp(H), the number of equally frequent classes that would spread as evenly, in [1, K].
+
+    H is the entropy of the classes' shares. A model on its way to collapse has far less than its
+    source-only twin.
+
+    Args:
+        predicted: (N,) classes.
+        num_classes: K.
+
+    Reference: Hill 1973, doi:10.2307/1934352.
+    """
+    share = np.bincount(predicted, minlength=num_classes) / len(predicted)
+    share = share[share > 0]
+    return float(np.exp(-(share @ np.log(share))))
 
 
 def beyond_prior(

@@ -103,7 +103,8 @@ def judge(
        large). Clusters may then be found and named wrongly, and no figure would show it.
     3. *hurt*: classes carry other names than the twin's, or estimated accuracy falls.
     4. *helped*: estimated accuracy rises, and nothing speaks against it: the predicted frequencies
-       fit the estimated prior, alternative adapted models agree.
+       fit the estimated prior (without one, the classes are as many as the twin's), alternative
+       adapted models agree.
     5. *no evidence* otherwise.
 
     Which estimates are asked, and how many must agree, follows from the diagnosis:
@@ -161,7 +162,7 @@ def judge(
     against = renamed(twin, adapted, names)
     if counted.down and not counted.up:
         against.append(difference_text(counted.down, differences))
-    doubted = doubts(stability, outside, limit)
+    doubted = doubts(twin, adapted, stability, outside, limit)
     if harmed:
         verdict, reasons = HURT, harmed
     elif unknown:

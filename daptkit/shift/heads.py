@@ -1,4 +1,4 @@
-"""Logits of both domains by heads on frozen features, none of which has seen the image's patient."""
+"""Logits of both sites by heads on frozen features that have not seen the image's patient."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from daptkit.assess.accuracy.agreement import (
 )
 from daptkit.assess.accuracy.atc import atc_accuracy, max_confidence, negative_entropy
 from daptkit.assess.accuracy.doc import doc_accuracy
-from daptkit.assess.accuracy.notes import ASSUMPTIONS, reliability
+from daptkit.assess.accuracy.notes import ASSUMPTIONS, FAILS, reliability
 from daptkit.assess.accuracy.recall import (
     class_recalls,
     mean_recall,
@@ -29,6 +29,8 @@ from daptkit.errors import DataError
 from daptkit.shift.arrays import FloatArray
 from daptkit.shift.bootstrap import group_counts
 
+MAX_OVER_AGREEMENT = 0.03
+"""Heads that agree this much more often than they are right at the source are not calibrated."""
 BALANCED = "balanced:"
 """Prefix of the names of balanced accuracies among :class:`Draws`."""
 
@@ -131,8 +133,13 @@ def estimate_accuracy(
         return rate_interval(drawn.values[name], drawn.replicates[name], sample.units)
 
     made = []
+    over = _over_agreement(sample, source_heads)
     for name in (name for name in drawn.values if not name.startswith(BALANCED)):
         level, note = reliability(name, kind)
+        if name == "gde" and over is not None and abs(over) > MAX_OVER_AGREEMENT:
+            word = "more" if over > 0 else "less"
+            level = FAILS
+            note = f"on the source the heads agree {abs(over):.2f} {word} often than they are right"
         balanced = BALANCED + name
         made.append(
             AccuracyEstimate(
@@ -182,6 +189,18 @@ def estimate_draws(
         rows.append([found[name] for name in values])
     table = np.asarray(rows, dtype=np.float64).reshape(-1, len(values))
     return Draws(values, {name: table[:, i] for i, name in enumerate(values)})
+
+
+def _over_agreement(sample: Sample, source_heads: npt.ArrayLike | None) -> float | None:
+    """Return how much more often heads agree than they are right on the source, ``None`` without."""
+    if source_heads is None:
+        return None
+    heads = as_heads(source_heads, len(sample.labels), sample.num_classes, "source heads")
+    if len(heads) < 2:
+        return None
+    ones = np.ones(len(sample.labels))
+    right = float((heads == sample.labels).mean())
+    return gde_accuracy(Agreement.of(heads, sample.num_classes), ones) - right
 
 
 class _Prepared:

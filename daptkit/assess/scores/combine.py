@@ -11,7 +11,9 @@ from scipy.stats import rankdata
 
 from daptkit.assess.accuracy.notes import reliability
 from daptkit.assess.identity import (
+    MIN_BREADTH,
     beyond_prior,
+    breadth,
     chance_corrected_agreement,
     swapped_classes,
     unexplained_collapse,
@@ -85,9 +87,10 @@ class Selection:
 def score_weights(kind: str | None, prior_known: bool) -> dict[str, float]:
     """Return the weight of each score under a diagnosis.
 
-    Scores that want an even split of the classes (IM without a prior, BNM) count only where the
-    class frequencies are known to be the source's ("none", "covariate"); entropy and SND, which
-    reward sureness alone, count half.
+    Three families count alike, since scores of one family are fooled together: sureness (ATC one
+    half, entropy and SND one quarter each), an even split (IM and BNM, one half each), and the
+    weighted error at the source (IWCV). An even split counts only where the class frequencies are
+    known to be the source's ("none", "covariate"); IM also where it compares with a trusted prior.
 
     Args:
         kind: ``"none"``, ``"covariate"``, ``"label"``, ``"both"``, ``"unclear"`` or ``None``.
@@ -97,14 +100,14 @@ def score_weights(kind: str | None, prior_known: bool) -> dict[str, float]:
         UsageError: unknown kind.
     """
     reliability("atc", kind)
-    even = 1.0 if kind in ("none", "covariate") else 0.0
+    even = 0.5 if kind in ("none", "covariate") else 0.0
     return {
-        "im": 1.0 if prior_known else even,
-        "entropy": 0.5,
-        "snd": 0.5,
+        "im": 1.0 - even if prior_known else even,
+        "entropy": 0.25,
+        "snd": 0.25,
         "bnm": even,
         "iwcv": 1.0,
-        "atc": 1.0,
+        "atc": 0.5,
     }
 
 
@@ -121,7 +124,8 @@ def select(
     Single scores are fooled: collapse to one class has the best SND and entropy, an even split the
     best IM and BNM, and swapped names cost no score anything. So a candidate is vetoed where
 
-    - one class takes more than 95% of the target and the prior's interval does not allow it;
+    - one class takes more than 95% of the target, or the classes spread over less than 0.6 of the
+      reference's breadth, and the prior's interval does not allow it;
     - it loses more than 0.1 of the reference's balanced accuracy on held-out source images;
     - its classes carry other names than the reference's, or agree with them by no more than chance
       (kappa below 0.05);
@@ -191,6 +195,8 @@ def veto(
     reasons = []
     if unexplained_collapse(predicted, k, prior_high) is not None:
         reasons.append("nearly every target image gets the same class")
+    elif prior_high is None and breadth(predicted, k) < MIN_BREADTH * breadth(expected, k):
+        reasons.append("it spreads the target over far fewer classes than the source-only model")
     lost = _source(reference) - _source(candidate)
     if lost > MAX_SOURCE_LOSS:
         reasons.append(f"it loses {lost:.2f} of balanced accuracy on held-out source images")
