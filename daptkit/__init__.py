@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from daptkit.recipes import adapt, build_report, check_data, demo, evaluate, predict, simulate
+    from daptkit.recipes import (
+        adapt,
+        build_report,
+        check_data,
+        demo,
+        diagnose,
+        evaluate,
+        predict,
+        simulate,
+    )
 
 __all__ = [
     "__version__",
@@ -15,6 +24,7 @@ __all__ = [
     "build_report",
     "check_data",
     "demo",
+    "diagnose",
     "evaluate",
     "predict",
     "simulate",

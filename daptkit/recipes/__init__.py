@@ -1,11 +1,21 @@
-"""The pipelines as plain functions: adapt, predict, evaluate, build_report, demo, and of data."""
+"""The pipelines as plain functions: adapt, diagnose, predict, evaluate, build_report, demo, data."""
 
 from daptkit.recipes.adapting import adapt
 from daptkit.recipes.checking import check_data
 from daptkit.recipes.demonstrating import demo
+from daptkit.recipes.diagnosing import diagnose
 from daptkit.recipes.evaluating import evaluate
 from daptkit.recipes.predicting import predict
 from daptkit.recipes.reporting import build_report
 from daptkit.recipes.simulating import simulate
 
-__all__ = ["adapt", "build_report", "check_data", "demo", "evaluate", "predict", "simulate"]
+__all__ = [
+    "adapt",
+    "build_report",
+    "check_data",
+    "demo",
+    "diagnose",
+    "evaluate",
+    "predict",
+    "simulate",
+]

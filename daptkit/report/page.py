@@ -115,7 +115,7 @@ def render(
     series = panels(report)
     plots = draw(report, points, series)
     html = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             report=report,
@@ -156,7 +156,8 @@ def _readings(report: words.Report) -> dict[str, Any]:
     }
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return the templates of the pages, with the filters that write numbers."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
