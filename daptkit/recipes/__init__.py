@@ -1,4 +1,4 @@
-"""The pipelines as plain functions: adapt, diagnose, predict, evaluate, build_report, demo, data."""
+"""The pipelines as plain functions: adapt, diagnose, predict, evaluate, report, demo, of data."""
 
 from daptkit.recipes.adapting import adapt
 from daptkit.recipes.checking import check_data

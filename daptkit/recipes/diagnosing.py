@@ -20,6 +20,7 @@ from daptkit.host import list_plugins
 from daptkit.plugin import build_options
 from daptkit.recipes.diagnosis_inputs import (
     Sites,
+    drop_colours,
     groups_of,
     measure_stages,
     positions,
@@ -171,6 +172,7 @@ def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
         **groups,
     )
     (g_s, of_s), (g_t, of_t) = (site_statistics(site, seed) for site in (source, target))
+    drop_colours(of_s, of_t)
     appearance = compare_appearance(of_s, of_t, source_groups=g_s, target_groups=g_t, seed=seed)
     return replace(diagnosis, appearance=appearance)
 

@@ -188,6 +188,14 @@ def site_statistics(site: Site, seed: int) -> tuple[Rows, dict[str, npt.NDArray[
     return site.domain.groups[rows], found
 
 
+def drop_colours(source: dict[str, Any], target: dict[str, Any]) -> None:
+    """Leave out what is said of colours where no image of either site has any."""
+    if not any(np.any(found.get("saturation", 0.0)) for found in (source, target)):
+        for found in (source, target):
+            for name in ("red_mean", "green_mean", "blue_mean", "saturation"):
+                found.pop(name, None)
+
+
 def measure_stages(sites: Sites) -> dict[str, Any]:
     """Return proxy A-distance and MMD^2 at stages of the backbone, of its features and the logits.
 

@@ -82,7 +82,9 @@ def statistic(name: str) -> str:
 
 def p_value(p: float | None) -> str:
     """Write a p value: ``0.013``, or a dash where nothing was tested."""
-    return "–" if p is None else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
+    if p is None:
+        return "–"
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.0995 else f"{p:.2f}"
 
 
 def questions(found: Found) -> list[dict[str, Any]]:
@@ -124,15 +126,17 @@ def frequencies(found: Found) -> str:
     estimate = found["diagnosis"]["target_prior"]
     if estimate is None:
         return "The target's class frequencies were not estimated: too few images."
-    change = percent(found["diagnosis"]["prior_change"], 0)
-    trust = (
-        "the estimate can be used"
-        if estimate["trusted"] and found["kind"] != "covariate"
-        else "the estimate rests on images of a class looking alike, which they do not"
-        if estimate["trusted"]
-        else f"not to be used: {estimate['reasons'][0]}"
+    change = number(100 * found["diagnosis"]["prior_change"], 0)
+    if not estimate["trusted"]:
+        trust = f"it is not to be used: {estimate['reasons'][0]}"
+    elif found["kind"] in ("covariate", "both"):
+        trust = "it takes images of a class to look alike at both sites, which they do not"
+    else:
+        trust = "nothing speaks against it"
+    return (
+        f"By the estimate, {change} of 100 cases at the target are of another class than at the"
+        f" source; {trust}."
     )
-    return f"Estimated at the target, {change} of cases would have to change class; {trust}."
 
 
 def compared(difference: Mapping[str, Any]) -> str:
