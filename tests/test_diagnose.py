@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
+import functools
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,13 +70,27 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(sites: Path, target: str, *more: str) -> list[str]:
     source = str(sites / "a" / "list.csv")
-    return ["diagnose", "--source", source, "--target", str(sites / target / "list.csv"), *MODEL,
-            *more]  # fmt: skip
+    both = ("--source", source, "--target", str(sites / target / "list.csv"))
+    return ["diagnose", *both, *MODEL, *more]
 
 
 def diagnose(sites: Path, target: str, capsys: Any, *more: str) -> dict[str, Any]:
     assert run(arguments(sites, target, "--json", *more)) == 0
     return dict(json.loads(capsys.readouterr().out))
+
+
+@pytest.fixture(scope="module")
+def plainly(sites: Path) -> Callable[[str], dict[str, Any]]:
+    """Diagnose a site once for all tests that ask for it."""
+
+    @functools.cache
+    def found(target: str) -> dict[str, Any]:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert run(arguments(sites, target, "--json")) == 0
+        return dict(json.loads(out.getvalue()))
+
+    return lambda target: copy.deepcopy(found(target))
 
 
 def some_labels(sites: Path, target: str, file: Path, *, wrong: bool = False, n: int = 60) -> Path:
@@ -92,9 +109,9 @@ def some_labels(sites: Path, target: str, file: Path, *, wrong: bool = False, n:
     [("same", {"none"}), ("rare", {"label"}), ("bright", {"covariate", "both"})],
 )
 def test_known_shifts_are_named(
-    sites: Path, target: str, kinds: set[str], capsys: pytest.CaptureFixture[str]
+    plainly: Callable[[str], dict[str, Any]], target: str, kinds: set[str]
 ) -> None:
-    found = diagnose(sites, target, capsys)
+    found = plainly(target)
     assert found["kind"] in kinds
     assert found["run"]["source_accuracy"] > 0.9
     methods = found["recommendation"]["methods"].split("+")
@@ -117,9 +134,12 @@ def test_known_shifts_are_named(
 
 
 def test_target_labels_alter_nothing_but_the_audit(
-    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sites: Path,
+    tmp_path: Path,
+    plainly: Callable[[str], dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plain = diagnose(sites, "rare", capsys)
+    plain = plainly("rare")
     assert plain["target_labels"] is None
     audits = []
     for wrong in (False, True):
@@ -143,9 +163,12 @@ def comparable(found: dict[str, Any], without: str = "") -> dict[str, Any]:
 
 
 def test_labels_in_the_targets_manifest_are_not_read(
-    sites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sites: Path,
+    tmp_path: Path,
+    plainly: Callable[[str], dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plain = diagnose(sites, "rare", capsys)
+    plain = plainly("rare")
     listed = sites / "rare" / "list.csv"
     text = listed.read_text()
     other = sites / "rare" / "other.csv"
@@ -171,7 +194,8 @@ def test_the_page_and_its_numbers(
         assert CANARY not in text
         assert str(tmp_path) not in text
         assert str(sites) not in text
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http://" not in page
+    assert "https://" not in page
     assert page.count('<img src="data:image/svg+xml;base64,') == 3
     assert f"-m {data['recommendation']['methods']}" in page
     assert printed.startswith(summary_text(data))
@@ -208,22 +232,8 @@ def test_arrays_are_named_by_their_rows(tmp_path: Path, capsys: pytest.CaptureFi
         np.savez(tmp_path / f"{name}.npz", train_images=np.stack(images), train_labels=kinds)
     labels = tmp_path / "few.csv"
     labels.write_text("path,label\n" + "".join(f"train/{i},{i % 2}\n" for i in range(20)))
-    assert (
-        run(
-            [
-                "diagnose",
-                "--source",
-                str(tmp_path / "a.npz"),
-                "--target",
-                str(tmp_path / "b.npz"),
-                *MODEL,
-                "--json",
-                "--target-labels",
-                str(labels),
-            ]
-        )  # fmt: skip
-        == 0
-    )
+    sites = ["--source", str(tmp_path / "a.npz"), "--target", str(tmp_path / "b.npz")]
+    assert run(["diagnose", *sites, *MODEL, "--json", "--target-labels", str(labels)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["target_labels"]["counts"] == {"0": 10, "1": 10}
     assert any("Without patient ids" in line for line in found["caveats"])
@@ -301,14 +311,14 @@ def test_logits_of_both_sites_are_unseen() -> None:
 
 def test_equal_sites_have_equal_logits() -> None:
     found = []
-    for seed in range(40):
+    for seed in range(24):
         rng = np.random.default_rng(seed)
         y = (rng.random(160) < 0.2).astype(int)
         x = rng.normal(size=(160, 120)) * np.exp(-np.arange(120) / 30)
         x[:, :5] += 0.5 * y[:, None]
         z_s, z_t = unseen_logits(x[:80], y[:80], x[80:], seed=seed)
         found.append(prior_test(z_s, z_t, permutations=99, seed=seed).p <= 0.05)
-    assert sum(found) <= 6
+    assert sum(found) <= 4
 
 
 def test_large_sites_are_sampled(

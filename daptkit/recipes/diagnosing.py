@@ -21,7 +21,6 @@ from daptkit.plugin import build_options
 from daptkit.recipes.diagnosis_inputs import (
     Sites,
     drop_colours,
-    groups_of,
     measure_stages,
     positions,
     read_sites,
@@ -154,12 +153,6 @@ def resolve(values: Mapping[str, Any]) -> tuple[AdaptConfig, DiagnoseOptions]:
 def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
     source, target = sites.source, sites.target
     seed = sites.config.seed
-    groups: dict[str, Rows | None] = dict(groups_of(sites))
-    for name, site in (("source_groups", source), ("target_groups", target)):
-        found = groups[name]
-        assert found is not None
-        if not site.table.patients_known and len(np.unique(found)) == len(found):
-            groups[name] = None
     diagnosis = diagnose_shift(
         source.of_tested(source.features),
         source.of_tested(source.logits),
@@ -169,7 +162,8 @@ def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
         alpha=own.alpha,
         permutations=own.permutations,
         seed=seed,
-        **groups,
+        source_groups=source.given_groups,
+        target_groups=target.given_groups,
     )
     (g_s, of_s), (g_t, of_t) = (site_statistics(site, seed) for site in (source, target))
     drop_colours(of_s, of_t)
@@ -197,18 +191,21 @@ def _calibration(sites: Sites) -> Calibration:
 def _accuracy(sites: Sites, diagnosis: ShiftDiagnosis) -> dict[str, Any]:
     """Return what the heads' accuracy on the target may be, and the terms of the bound on it."""
     source, target, seed = sites.source, sites.target, sites.config.seed
-    calibration, groups = _calibration(sites), groups_of(sites)
+    calibration = _calibration(sites)
+    g_s, g_t = source.tested_groups, target.tested_groups
     z_s, z_t = source.of_tested(source.logits), target.of_tested(target.logits)
     y = source.of_tested(sites.labels)
     posterior_t = np.exp(calibration.log_posterior(z_t))
-    sample = sample_of(np.exp(calibration.log_posterior(z_s)), y, posterior_t, **groups)
+    posterior_s = np.exp(calibration.log_posterior(z_s))
+    sample = sample_of(posterior_s, y, posterior_t, source_groups=g_s, target_groups=g_t)
     estimates = estimate_accuracy(sample, kind=diagnosis.kind, seed=seed)
     bound = bound_panel(
         source.of_tested(source.features),
         y,
         z_s.argmax(axis=1),
         target.of_tested(target.features),
-        **groups,
+        source_groups=g_s,
+        target_groups=g_t,
         seed=seed,
     )
     return {
@@ -244,7 +241,6 @@ def _audit(sites: Sites, diagnosis: ShiftDiagnosis, places: Rows, labels: Rows) 
         target_groups=groups,
         seed=seed,
     )
-    tested = groups_of(sites)
     bound = bound_panel(
         source.of_tested(source.features),
         source.of_tested(sites.labels),
@@ -253,7 +249,8 @@ def _audit(sites: Sites, diagnosis: ShiftDiagnosis, places: Rows, labels: Rows) 
         labelled_features=target.features[places],
         labelled_classes=labels,
         labelled_groups=groups,
-        **tested,
+        source_groups=source.tested_groups,
+        target_groups=target.tested_groups,
         seed=seed,
     )
     counts = np.bincount(labels, minlength=len(sites.classes)).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +64,18 @@ class Site:
     def groups(self) -> Rows:
         """Patient of each of ``rows``, (N,)."""
         return self.domain.groups[self.rows]
+
+    @property
+    def tested_groups(self) -> Rows:
+        """Patient of each of the tested images."""
+        return self.groups[self.tested]
+
+    @property
+    def given_groups(self) -> Rows | None:
+        """The same, ``None`` where no patient is known and no two images are of one file."""
+        found = self.tested_groups
+        alone = not self.table.patients_known and len(np.unique(found)) == len(found)
+        return None if alone else found
 
     def of_tested(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the values (N, ...) of the tested images."""
@@ -226,14 +237,6 @@ def measure_stages(sites: Sites) -> dict[str, Any]:
 def positions(site: Site, rows: Rows) -> Rows:
     """Return where rows of the domain are among the site's rows, which are sorted."""
     return np.searchsorted(site.rows, rows)
-
-
-def groups_of(sites: Sites) -> Mapping[str, Rows]:
-    """Return the patients of the tested images, as keyword arguments of the tests."""
-    return {
-        "source_groups": sites.source.of_tested(sites.source.groups),
-        "target_groups": sites.target.of_tested(sites.target.groups),
-    }
 
 
 def _features(domain: Domain, rows: Rows) -> Floats:

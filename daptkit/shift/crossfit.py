@@ -100,7 +100,8 @@ class FoldHead:
         if self.model is None:
             out[:, self.present] = 0.0
         else:
-            out[:, self.present] = np.maximum(self.model.predict_log_proba(x), -30.0)
+            with np.errstate(divide="ignore"):  # a saturated probability is bounded below
+                out[:, self.present] = np.maximum(self.model.predict_log_proba(x), -30.0)
         return np.asarray(log_softmax(out, axis=1), dtype=np.float64)
 
 
