@@ -87,7 +87,7 @@ def test_level_and_power(name, request):
         assert rejected[world]["any"] >= 0.9 * DRAWS[world]
     if name != "digits":
         for world in WORLDS:
-            assert answers[world][world] >= 0.85 * DRAWS[world]
+            assert answers[world][world] >= 0.75 * DRAWS[world]
 
 
 @pytest.mark.benchmark
