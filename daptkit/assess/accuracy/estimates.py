@@ -192,7 +192,7 @@ def estimate_draws(
 
 
 def _over_agreement(sample: Sample, source_heads: npt.ArrayLike | None) -> float | None:
-    """Return how much more often heads agree than they are right on the source, ``None`` without."""
+    """Return how much more often heads agree than are right on the source, ``None`` without."""
     if source_heads is None:
         return None
     heads = as_heads(source_heads, len(sample.labels), sample.num_classes, "source heads")

@@ -238,8 +238,10 @@ def _ranks(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
-    """Return the smallest value at which half of the weight is reached."""
+    """Return the value at which half of the weight is reached, halfway where two values are."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
-    at = int(np.searchsorted(reached, 0.5 * reached[-1] - 1e-12))
-    return float(values[order][at])
+    half, last = 0.5 * reached[-1], len(values) - 1
+    low = int(np.searchsorted(reached, half - 1e-9))
+    high = min(int(np.searchsorted(reached, half + 1e-9)), last)
+    return float(0.5 * (values[order][low] + values[order][high]))
