@@ -23,6 +23,7 @@ import torch
 import daptkit.errors
 from daptkit.cli import data_check_text
 from daptkit.cli.main import INTERRUPTED, run
+from daptkit.diagnoseconfig import SHARED, DiagnoseOptions
 from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.plugin import MethodSpec
@@ -155,8 +156,9 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def note(*arguments: Any, **options: Any) -> Any:
         calls.append((arguments, options))
-        return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True)
+        return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True, page=None)
 
+    fake.diagnose = note
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
     monkeypatch.setattr(data_check_text, "print_found", lambda found: None)
@@ -173,7 +175,7 @@ def test_commands_are_accepted(
     assert found or page.name == "CONTRIBUTING.md"
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
-    pipelines = ("adapt", "predict", "evaluate", "report", "demo")
+    pipelines = ("adapt", "diagnose", "predict", "evaluate", "report", "demo")
     of_data = (["data", "check"], ["data", "simulate"])
     called = [a for a in found if a[0] in pipelines or a[:2] in of_data]
     called = [a for a in called if "--help" not in a]
@@ -266,6 +268,18 @@ def test_exit_codes() -> None:
     }
     (line,) = re.findall(r"Exit codes: (.*?)\. ", text().replace("\n", " "))
     assert {int(code) for code in re.findall(r"\d+", line)} == {0, INTERRUPTED, *codes}
+
+
+def test_options_of_diagnose() -> None:
+    told = section("Which shift is it?")
+    rows = re.findall(r"^\| `--([\w-]+)[^|]*\| ([^|]*)\|", told, re.MULTILINE)
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(DiagnoseOptions)}
+    assert {name for name, _ in rows} == {*fields, "json"}
+    for name, meaning in rows:
+        shown = re.search(r"\((\d[\d.]*)\)", meaning)
+        assert shown is None or float(shown[1]) == fields[name].default
+    for name in SHARED:
+        assert f"`--{name.replace('_', '-')}`" in told
 
 
 def test_environment_variables() -> None:
