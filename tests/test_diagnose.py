@@ -284,6 +284,11 @@ def test_every_option_is_one_of_adapt_or_its_own(capsys: pytest.CaptureFixture[s
     assert "--epochs" not in shown
 
 
+def test_patients_at_both_sites_are_told(sites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = diagnose(sites, "a", capsys, "--allow-patient-overlap")
+    assert any("100 patients are in both the source and the target" in c for c in found["caveats"])
+
+
 def test_heads_that_say_nothing_are_named(
     sites: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,6 +278,10 @@ def _caveats(sites: Sites, diagnosis: ShiftDiagnosis) -> list[str]:
     for name, site in (("source", sites.source), ("target", sites.target)):
         if len(site.rows) < FEW_IMAGES:
             said.append(f"The {name} has {len(site.rows)} images only: figures are rough.")
+    said += [
+        f"{number} patients are in {where} at once: the tests take them for different ones."
+        for where, number in sites.prepared.overlaps.items()
+    ]
     accuracy = _source_accuracy(sites)
     chance = float(np.bincount(sites.labels).max() / len(sites.labels))
     if accuracy <= chance + 0.02:
