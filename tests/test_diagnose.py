@@ -20,7 +20,7 @@ import daptkit
 from daptkit.cli.main import run
 from daptkit.diagnoseconfig import SHARED, DiagnoseOptions
 from daptkit.errors import UsageError
-from daptkit.recipes import diagnosing
+from daptkit.recipes import diagnosing, diagnosis_facts
 from daptkit.recipes.diagnosis_inputs import Sites
 from daptkit.report.diagnosis import summary_text
 from daptkit.report.diagnosis.page import render_diagnosis
@@ -292,7 +292,7 @@ def test_patients_at_both_sites_are_told(sites: Path, capsys: pytest.CaptureFixt
 def test_heads_that_say_nothing_are_named(
     sites: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(diagnosing, "_source_accuracy", lambda sites: 0.5)
+    monkeypatch.setattr(diagnosis_facts, "source_accuracy", lambda sites: 0.5)
     found = diagnose(sites, "same", capsys)
     assert any("no more than naming the commonest class (50%)" in c for c in found["caveats"])
 

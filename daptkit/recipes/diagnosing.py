@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from daptkit.diagnoseconfig import FIXED, SHARED, DiagnoseOptions
 from daptkit.errors import UsageError, did_you_mean
 from daptkit.host import list_plugins
 from daptkit.plugin import build_options
+from daptkit.recipes.diagnosis_facts import caveats, data_facts, run_facts, with_names
 from daptkit.recipes.diagnosis_inputs import (
     Sites,
     drop_colours,
@@ -28,7 +29,6 @@ from daptkit.recipes.diagnosis_inputs import (
 )
 from daptkit.report.diagnosis import summary_text, write_diagnosis
 from daptkit.report.diagnosis.words import FORMAT
-from daptkit.report.provenance import options_shown
 from daptkit.run import claim_folder
 from daptkit.shift import (
     Calibration,
@@ -44,7 +44,6 @@ from daptkit.train.domains import Rows
 from daptkit.train.progress import Reporter, SilentReporter
 
 TRUSTED_KINDS = ("label", "both")
-FEW_IMAGES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +103,13 @@ def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResu
         "format": FORMAT,
         "daptkit": daptkit.__version__,
         "kind": diagnosis.kind,
-        "diagnosis": _with_names(diagnosis, sites),
+        "diagnosis": with_names(diagnosis, sites),
         "recommendation": _recommendation(diagnosis).to_json(),
         "stages": measure_stages(sites),
         **_accuracy(sites, diagnosis),
-        "caveats": [*_caveats(sites, diagnosis), *diagnosis.caveats],
-        "data": _data_facts(sites),
-        "run": _run_facts(sites, own),
+        "caveats": [*caveats(sites), *diagnosis.caveats],
+        "data": data_facts(sites),
+        "run": run_facts(sites, own),
         "target_labels": None if audited is None else _audit(sites, diagnosis, *audited),
     }
     data["run"]["seconds"] = round(time.monotonic() - began, 1)
@@ -259,86 +258,4 @@ def _audit(sites: Sites, diagnosis: ShiftDiagnosis, places: Rows, labels: Rows) 
         "prior_used": "estimated" if believed else "source",
         "bound": bound.to_json(),
         "counts": dict(zip(sites.classes, counts, strict=True)),
-    }
-
-
-def _caveats(sites: Sites, diagnosis: ShiftDiagnosis) -> list[str]:
-    """Return what the backbone and the number of images do to the answers."""
-    said = []
-    if not sites.trained:
-        said.append(
-            "The backbone has random weights: it sees edges and textures, and may overlook what"
-            " matters to a trained one. Give --pretrained-path, --pretrained or --init-from."
-        )
-    if sites.config.init_from:
-        said.append(
-            "If the model of --init-from was trained on these source images, they look different to"
-            " it from any unseen ones; diagnose with source images that it has not seen."
-        )
-    for name, site in (("source", sites.source), ("target", sites.target)):
-        if len(site.rows) < FEW_IMAGES:
-            said.append(f"The {name} has {len(site.rows)} images only: figures are rough.")
-    said += [
-        f"{number} patients are in {where} at once: the tests take them for different ones."
-        for where, number in sites.prepared.overlaps.items()
-    ]
-    accuracy = _source_accuracy(sites)
-    chance = float(np.bincount(sites.labels).max() / len(sites.labels))
-    if accuracy <= chance + 0.02:
-        said.append(
-            f"The heads are right on {100 * accuracy:.0f}% of held-out source images, no more than"
-            f" naming the commonest class ({100 * chance:.0f}%): what they say of classes is"
-            " worth nothing. Try another backbone."
-        )
-    return said
-
-
-def _source_accuracy(sites: Sites) -> float:
-    return float((sites.source.logits.argmax(axis=1) == sites.labels).mean())
-
-
-def _with_names(diagnosis: ShiftDiagnosis, sites: Sites) -> dict[str, Any]:
-    """Return the diagnosis with class names at its priors; caveats are listed elsewhere."""
-    found = diagnosis.to_json()
-    del found["caveats"], found["stages"]
-    found["source_prior"] = dict(zip(sites.classes, found["source_prior"], strict=True))
-    if found["target_prior"] is not None:
-        for key in ("estimate", "low", "high"):
-            found["target_prior"][key] = dict(
-                zip(sites.classes, found["target_prior"][key], strict=True)
-            )
-    return found
-
-
-def _data_facts(sites: Sites) -> dict[str, Any]:
-    facts: dict[str, Any] = {"classes": list(sites.classes)}
-    for name, site in (("source", sites.source), ("target", sites.target)):
-        facts[name] = {
-            "images": len(site.rows),
-            "of": len(site.domain),
-            "tested": len(site.tested),
-            "patients": len(np.unique(site.groups)),
-            "patients_known": site.table.patients_known,
-            "sha256": sites.prepared.fingerprints[name],
-            "skipped_unreadable": sum(d == name for d, _, _ in sites.prepared.skipped),
-        }
-    facts["patient_overlaps"] = dict(sites.prepared.overlaps)
-    return facts
-
-
-def _run_facts(sites: Sites, own: DiagnoseOptions) -> dict[str, Any]:
-    weights = sites.prepared.network.weights
-    shown = options_shown(sites.config)
-    return {
-        "model": shown["model"],
-        "img_size": sites.prepared.model_config.img_size,
-        "weights": None if weights is None else weights.sha256,
-        "trained": sites.trained,
-        "source_accuracy": _source_accuracy(sites),
-        "seed": sites.config.seed,
-        "device": str(sites.device),
-        "options": {
-            **{name: shown[name] for name in SHARED if name in shown},
-            **{k: v for k, v in asdict(own).items() if k in ("alpha", "permutations")},
-        },
     }
