@@ -23,6 +23,7 @@ import torch
 import daptkit.errors
 from daptkit.cli import adapt, compare, data_check_text
 from daptkit.cli.main import INTERRUPTED, run
+from daptkit.diagnoseconfig import SHARED, DiagnoseOptions
 from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.plugin import MethodSpec
@@ -155,7 +156,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def note(*arguments: Any, **options: Any) -> Any:
         calls.append((arguments, options))
-        return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True)
+        return SimpleNamespace(summary="", data={}, out=Path("run"), leads=True, page=None)
 
     fake.compare = lambda *arguments, **options: (
         calls.append((arguments, options))
@@ -165,6 +166,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             )
         )
     )
+    fake.diagnose = note
     fake.adapt = fake.predict = fake.build_report = fake.demo = fake.simulate = note
     fake.check_data = lambda *arguments, **options: calls.append((arguments, options)) or {"ok": 1}
     monkeypatch.setattr(data_check_text, "print_found", lambda found: None)
@@ -181,7 +183,7 @@ def test_commands_are_accepted(
     assert found or page.name == "CONTRIBUTING.md"
     for arguments in found:
         assert run(arguments) == 0, capsys.readouterr().err
-    pipelines = ("adapt", "compare", "predict", "evaluate", "report", "demo")
+    pipelines = ("adapt", "diagnose", "compare", "predict", "evaluate", "report", "demo")
     of_data = (["data", "check"], ["data", "simulate"])
     called = [a for a in found if a[0] in pipelines or a[:2] in of_data]
     called = [a for a in called if "--help" not in a]
@@ -286,6 +288,18 @@ def test_options_of_compare() -> None:
     shown = {name: {"off": "False"}.get(default, default) for name, default in rows if default}
     assert shown.keys() == {"seeds", "report", "resume"}
     assert {name: str(found[name].default) for name in shown} == shown
+
+
+def test_options_of_diagnose() -> None:
+    told = section("Which shift is it?")
+    rows = re.findall(r"^\| `--([\w-]+)[^|]*\| ([^|]*)\|", told, re.MULTILINE)
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(DiagnoseOptions)}
+    assert {name for name, _ in rows} == {*fields, "json"}
+    for name, meaning in rows:
+        shown = re.search(r"\((\d[\d.]*)\)", meaning)
+        assert shown is None or float(shown[1]) == fields[name].default
+    for name in SHARED:
+        assert f"`--{name.replace('_', '-')}`" in told
 
 
 def test_environment_variables() -> None:

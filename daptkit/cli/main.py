@@ -20,6 +20,7 @@ cli = LazyGroup(
     help="Adapt a model from a labelled source site to the unlabelled images of a target site.",
     commands={
         "adapt": ("daptkit.cli.adapt:command", "Fit a model for the target site: the main job."),
+        "diagnose": ("daptkit.cli.diagnose:command", "Which shift is it, and which method fits."),
         "compare": ("daptkit.cli.compare:command", "Several methods and seeds, side by side."),
         "predict": ("daptkit.cli.predict:command", "Predict images with the model of a run."),
         "evaluate": ("daptkit.cli.evaluate:command", "Score a run on labelled data."),

@@ -1,5 +1,6 @@
 """Images and labels: reading a user's data, splits, decoding, conversion and augmentation."""
 
+from daptkit.data.audit import read_audit_labels
 from daptkit.data.augment import Augment, auto_preset
 from daptkit.data.convert import Conversion
 from daptkit.data.frames import choose_frames, parse_frames
@@ -42,6 +43,7 @@ __all__ = [
     "fit_conversion",
     "parse_frames",
     "parse_window",
+    "read_audit_labels",
     "read_table",
     "refuse_overlap",
     "simulate_sites",

@@ -53,12 +53,24 @@ def encode_labels(table: ImageTable, classes: Sequence[str]) -> Indices:
             f"the first is '{table.names[missing[0]]}'. Fill in the label, or choose a split."
         )
     numbers = {name: number for number, name in enumerate(classes)}
-    unknown = sorted(set(table.labels) - numbers.keys())
+    refuse_unknown(table.labels, classes, f"the {table.domain} has")
+    return np.asarray([numbers[label] for label in table.labels], dtype=np.int64)
+
+
+def refuse_unknown(labels: Iterable[str], classes: Sequence[str], has: str) -> None:
+    """Refuse labels that are no class.
+
+    Args:
+        labels: class names.
+        classes: those that are known.
+        has: begin of the message, such as ``"the target has"``.
+
+    Raises:
+        DataError: some are not among the classes.
+    """
+    unknown = sorted(set(labels) - set(classes))
     if unknown:
         shown = ", ".join(f"'{name}'" for name in unknown[:_SHOWN])
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         count = "an unknown class" if len(unknown) == 1 else f"{len(unknown)} unknown classes"
-        raise DataError(
-            f"the {table.domain} has {count}: {shown}{more}; known are {', '.join(classes)}."
-        )
-    return np.asarray([numbers[label] for label in table.labels], dtype=np.int64)
+        raise DataError(f"{has} {count}: {shown}{more}; known are {', '.join(classes)}.")

@@ -24,11 +24,18 @@ _ALIKE = 0.75
 
 
 @dataclass(frozen=True)
-class _Row:
+class ManifestRow:
+    """The cells of one line, by column."""
+
     line: int
     cells: dict[str, str]
 
     def frame(self, manifest: Path) -> int | None:
+        """Return the frame that the line names, if it does.
+
+        Raises:
+            DataError: it is no number; the message names ``manifest``.
+        """
         text = self.cells.get("frame", "")
         if not text:
             return None
@@ -56,7 +63,7 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
         DataError: not UTF-8, no column ``path``, a malformed or duplicate row, missing files, no
             rows, or no labels where they are wanted.
     """
-    header, rows = _parse(path)
+    header, rows = parse_manifest(path)
     frames = [row.frame(path) for row in rows]
     names = [
         row.cells["path"] if frame is None else f"{row.cells['path']}#{frame}"
@@ -92,7 +99,12 @@ def read_manifest(path: Path, *, domain: str, labelled: bool, log: Log) -> Image
     )
 
 
-def _parse(path: Path) -> tuple[list[str], list[_Row]]:
+def parse_manifest(path: Path) -> tuple[list[str], list[ManifestRow]]:
+    """Read the columns and rows of a CSV with at least a column ``path``.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8 or no CSV, or has no column ``path`` or no rows.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -127,16 +139,16 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise DataError(f"'{path}' has the column '{twice[0]}' twice.")
 
 
-def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> _Row:
+def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> ManifestRow:
     if len(cells) != len(header):
         raise DataError(f"'{path}' line {line} has {len(cells)} cells, not {len(header)}.")
-    row = _Row(line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
+    row = ManifestRow(line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
     if not row.cells["path"]:
         raise DataError(f"'{path}' line {line} has an empty path.")
     return row
 
 
-def _check_duplicates(path: Path, rows: Sequence[_Row], refs: Sequence[FileRef]) -> None:
+def _check_duplicates(path: Path, rows: Sequence[ManifestRow], refs: Sequence[FileRef]) -> None:
     first: dict[tuple[str, int | None], int] = {}
     here = Path.cwd()
     for row, ref in zip(rows, refs, strict=True):
@@ -159,7 +171,9 @@ def _check_files(path: Path, refs: Sequence[FileRef], names: Sequence[str]) -> N
         )
 
 
-def _column(name: str, header: Sequence[str], rows: Sequence[_Row]) -> tuple[str, ...] | None:
+def _column(
+    name: str, header: Sequence[str], rows: Sequence[ManifestRow]
+) -> tuple[str, ...] | None:
     return tuple(row.cells[name] for row in rows) if name in header else None
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daptkit.errors import DaptkitError
@@ -36,6 +36,8 @@ class PluginStatus:
         reason: why it is not ``"ok"``.
         summary: what the plugin says of itself.
         reference: paper.
+        addresses: kinds of shift that a method is for.
+        roles: roles that a method owns.
     """
 
     kind: str
@@ -46,6 +48,8 @@ class PluginStatus:
     reason: str = ""
     summary: str = ""
     reference: str = ""
+    addresses: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
 
 
 def list_plugins(timeout: float | None = None) -> list[PluginStatus]:

@@ -50,4 +50,6 @@ def _row(finding: Finding) -> dict[str, Any]:
         "reason": finding.reason,
         "summary": summary,
         "reference": getattr(spec, "reference", ""),
+        "addresses": sorted(getattr(spec, "addresses", ())),
+        "roles": sorted(getattr(spec, "roles", ())),
     }

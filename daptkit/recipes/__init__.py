@@ -1,9 +1,10 @@
-"""The pipelines as plain functions: adapt, compare, predict, evaluate, report and more."""
+"""The pipelines as plain functions: adapt, diagnose, compare, predict, evaluate and more."""
 
 from daptkit.recipes.adapting import adapt
 from daptkit.recipes.checking import check_data
 from daptkit.recipes.comparing import compare
 from daptkit.recipes.demonstrating import demo
+from daptkit.recipes.diagnosing import diagnose
 from daptkit.recipes.evaluating import evaluate
 from daptkit.recipes.predicting import predict
 from daptkit.recipes.reporting import build_report
@@ -15,6 +16,7 @@ __all__ = [
     "check_data",
     "compare",
     "demo",
+    "diagnose",
     "evaluate",
     "predict",
     "simulate",

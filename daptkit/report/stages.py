@@ -57,9 +57,13 @@ def stage_layers(net: AdaptNet) -> list[Stage]:
     Backbone stages are those that timm lists for the network, else its top-level children that
     have parameters. A stage whose output is not one tensor with a row per image is left out.
     """
-    found = _listed(net.backbone) or _children(net.backbone)
     features = "features (bottleneck)" if net.config.bottleneck else "features"
-    return [*_spread(_usable(net, found)), Stage(features, "features"), Stage("logits", "logits")]
+    return [*backbone_stages(net), Stage(features, "features"), Stage("logits", "logits")]
+
+
+def backbone_stages(net: AdaptNet) -> list[Stage]:
+    """Return at most five stages of the backbone in order; none where nothing can be tapped."""
+    return _spread(_usable(net, _listed(net.backbone) or _children(net.backbone)))
 
 
 def stage_divergences(trained: Trained) -> dict[str, Any]:
@@ -168,8 +172,11 @@ def _by_model(
     }
     inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
 
+    device = trained.twin.fit.passes.precision.device
+
     def of_backbone(model: Delivered) -> Distances:
-        return _distances(_of_domains(model, inside, images, rows), rows, trained)
+        found = backbone_summaries(model.net, inside, images, rows, device)
+        return _distances(found, rows, trained)
 
     if data.from_trunk:
         taps = [stage.tap for stage in inside]
@@ -199,26 +206,36 @@ def _of_passes(model: Delivered, rows: Mapping[str, Rows]) -> Summaries:
     }
 
 
-def _of_domains(
-    model: Delivered,
+def backbone_summaries(
+    net: AdaptNet,
     stages: Sequence[Stage],
     domains: Mapping[str, Domain],
     rows: Mapping[str, Rows],
+    device: torch.device,
 ) -> Summaries:
-    found = {name: _of_rows(model, stages, domains[name], rows[name]) for name in domains}
+    """Return channel statistics of images of both domains at stages of the backbone.
+
+    Args:
+        net: on ``device``.
+        stages: of :func:`backbone_stages`.
+        domains: images, without cached trunk features, by domain.
+        rows: rows of each domain.
+        device: where the network runs.
+    """
+    found = {name: _of_rows(net, stages, domains[name], rows[name], device) for name in domains}
     return {stage.tap: {name: found[name][stage.tap] for name in domains} for stage in stages}
 
 
 def _of_rows(
-    model: Delivered, stages: Sequence[Stage], domain: Domain, rows: Rows
+    net: AdaptNet, stages: Sequence[Stage], domain: Domain, rows: Rows, device: torch.device
 ) -> dict[str, Floats]:
-    precision = full_precision(model.fit.passes.precision.device)
+    precision = full_precision(device)
     layers = tuple(stage.tap for stage in stages)
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-    step = min(_CHUNK, domain.chunk, max(1, _CHUNK_VALUES // sum(model.net.dims(layers).values())))
+    step = min(_CHUNK, domain.chunk, max(1, _CHUNK_VALUES // sum(net.dims(layers).values())))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
-        _, taps = forward_rows(model.net, domain, chunk, layers=layers, precision=precision)
+        _, taps = forward_rows(net, domain, chunk, layers=layers, precision=precision)
         for stage in stages:
             parts[stage.tap].append(channel_statistics(taps[stage.tap], stage.channels))
     return {layer: as_numpy(torch.cat(found)) for layer, found in parts.items()}
@@ -242,12 +259,26 @@ def channel_statistics(tap: Tensor, channels: int | None = None) -> Tensor:
 
 
 def _distances(summaries: Summaries, rows: Mapping[str, Rows], trained: Trained) -> Distances:
-    """Return proxy A-distance and MMD^2 of each stage; ``None`` for what is not finite."""
-    data, seed = trained.prepared.data, trained.config.seed
+    data = trained.prepared.data
+    groups = {
+        "source": data.source.groups[rows["source"]],
+        "target": data.target.groups[rows["target"]],
+    }
+    return stage_distances(summaries, groups, trained.config.seed)
+
+
+def stage_distances(summaries: Summaries, groups: Mapping[str, Rows], seed: int) -> Distances:
+    """Return proxy A-distance and MMD^2 of each stage; ``None`` for what is not finite.
+
+    Args:
+        summaries: statistics (N, F) by stage and domain.
+        groups: (N,) patients by domain.
+        seed: of subsamples and folds.
+    """
     measured = partial(
         proxy_a_distance,
-        source_groups=data.source.groups[rows["source"]],
-        target_groups=data.target.groups[rows["target"]],
+        source_groups=groups["source"],
+        target_groups=groups["target"],
         seed=seed,
     )
     found: Distances = []

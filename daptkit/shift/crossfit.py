@@ -63,12 +63,12 @@ def cross_fitted_logits(
         raise DataError(
             "cross-fitting needs at least 2 patients and 2 classes in the source; add images."
         )
-    project = _projection(x, seed)
+    project = projection(x, seed)
     z = project(x)
     out = np.zeros((n, k))
-    models: list[_Fold] = []
-    for train, test in _split(y, g, splits, seed):
-        model = _Fold(z[train], y[train], k)
+    models: list[FoldHead] = []
+    for train, test in split_patients(y, g, splits, seed):
+        model = FoldHead(z[train], y[train], k)
         out[test] = model.log_posterior(z[test])
         models.append(model)
 
@@ -80,7 +80,7 @@ def cross_fitted_logits(
     return out, predict
 
 
-class _Fold:
+class FoldHead:
     """Multinomial logistic regression over the classes that its training part has."""
 
     def __init__(self, x: FloatArray, y: IntArray, num_classes: int) -> None:
@@ -95,26 +95,29 @@ class _Fold:
                 self.model.fit(x, y)
 
     def log_posterior(self, x: FloatArray) -> FloatArray:
+        """Return log posteriors (N, K) of projected features (N, F)."""
         out = np.full((len(x), self.num_classes), ABSENT_LOG_POSTERIOR)
         if self.model is None:
             out[:, self.present] = 0.0
         else:
-            out[:, self.present] = np.maximum(self.model.predict_log_proba(x), -30.0)
+            with np.errstate(divide="ignore"):  # a saturated probability is bounded below
+                out[:, self.present] = np.maximum(self.model.predict_log_proba(x), -30.0)
         return np.asarray(log_softmax(out, axis=1), dtype=np.float64)
 
 
-def _split(
+def split_patients(
     y: IntArray, g: IntArray, splits: int, seed: int
 ) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    """Return training and test rows of each fold, stratified by class, no group split."""
     folder = StratifiedGroupKFold(n_splits=splits, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class with fewer images than folds is absent from some; _Fold copes with that.
+        # A class with fewer images than folds is absent from some; FoldHead copes with that.
         warnings.simplefilter("ignore", UserWarning)
         pairs = list(folder.split(np.zeros((len(y), 1)), y, g))
     return [(train, test) for train, test in pairs if len(train) and len(test)]
 
 
-def _projection(x: FloatArray, seed: int) -> Callable[[FloatArray], FloatArray]:
+def projection(x: FloatArray, seed: int) -> Callable[[FloatArray], FloatArray]:
     """Return standardisation followed by principal components scaled to a common size."""
     mean = x.mean(axis=0)
     scale = x.std(axis=0)

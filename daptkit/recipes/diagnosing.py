@@ -1,0 +1,261 @@
+"""Which shift is it, and which method fits: a diagnosis of two sites before any adapting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import daptkit
+from daptkit.assess import bound_panel, estimate_accuracy, sample_of
+from daptkit.config import AdaptConfig, resolve_config
+from daptkit.data import read_audit_labels
+from daptkit.diagnoseconfig import FIXED, SHARED, DiagnoseOptions
+from daptkit.errors import UsageError, did_you_mean
+from daptkit.host import list_plugins
+from daptkit.plugin import build_options
+from daptkit.recipes.diagnosis_facts import caveats, data_facts, run_facts, with_names
+from daptkit.recipes.diagnosis_inputs import (
+    Sites,
+    drop_colours,
+    measure_stages,
+    positions,
+    read_sites,
+    site_statistics,
+)
+from daptkit.report.diagnosis import summary_text, write_diagnosis
+from daptkit.report.diagnosis.words import FORMAT
+from daptkit.run import claim_folder
+from daptkit.shift import (
+    Calibration,
+    Recommendation,
+    ShiftDiagnosis,
+    choose_calibration,
+    compare_appearance,
+    concept_test,
+    diagnose_shift,
+    recommend_methods,
+)
+from daptkit.train.domains import Rows
+from daptkit.train.progress import Reporter, SilentReporter
+
+TRUSTED_KINDS = ("label", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseResult:
+    """What a diagnosis found.
+
+    Args:
+        kind: ``"none"``, ``"covariate"``, ``"label"``, ``"both"`` or ``"unclear"``.
+        methods: recommended argument of ``-m``.
+        summary: text for the terminal.
+        data: every figure, plain values; what ``diagnosis.json`` holds.
+        page: the page written, or ``None``.
+    """
+
+    kind: str
+    methods: str
+    summary: str
+    data: dict[str, Any]
+    page: Path | None
+
+
+def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResult:
+    """Say which shift there is between two sites and which installed method is for it.
+
+    Features are those of a frozen backbone, logits those of linear heads on them, cross-fitted by
+    patient. No target label is read, but those of ``target_labels``, which are used for what is
+    under the key ``"target_labels"`` of the result and for nothing else.
+
+    Args:
+        reporter: where progress goes; nowhere by default.
+        **values: ``source``, ``target`` and the further fields of
+            :data:`daptkit.diagnoseconfig.SHARED`, as :func:`daptkit.adapt` takes them, and those of
+            :class:`daptkit.diagnoseconfig.DiagnoseOptions`: ``target_labels``, ``alpha``,
+            ``permutations``, ``out``.
+
+    Returns:
+        The kind of shift, the recommendation, a summary, and every figure behind them.
+
+    Raises:
+        UsageError: options that cannot work. DataError: data that cannot be used.
+        DaptkitError: the page cannot be written.
+
+    >>> daptkit.diagnose(source="site_a", target="site_b").kind  # doctest: +SKIP
+    'covariate'
+    """
+    began = time.monotonic()
+    report = reporter or SilentReporter()
+    config, own = resolve(values)
+    if own.out is not None:
+        claim_folder(Path(own.out))
+    sites = read_sites(config, report)
+    audited = _audited(own, sites)
+    report.line(f"three tests, {own.permutations} permutations of patients each")
+    diagnosis = _diagnosis(sites, own)
+    report.line("stages of the backbone, estimates of accuracy, installed methods")
+    data = {
+        "format": FORMAT,
+        "daptkit": daptkit.__version__,
+        "kind": diagnosis.kind,
+        "diagnosis": with_names(diagnosis, sites),
+        "recommendation": _recommendation(diagnosis).to_json(),
+        "stages": measure_stages(sites),
+        **_accuracy(sites, diagnosis),
+        "caveats": [*caveats(sites), *diagnosis.caveats],
+        "data": data_facts(sites),
+        "run": run_facts(sites, own),
+        "target_labels": None if audited is None else _audit(sites, diagnosis, *audited),
+    }
+    data["run"]["seconds"] = round(time.monotonic() - began, 1)
+    page = None if own.out is None else write_diagnosis(Path(own.out), data)
+    return DiagnoseResult(
+        kind=diagnosis.kind,
+        methods=data["recommendation"]["methods"],
+        summary=summary_text(data),
+        data=data,
+        page=page,
+    )
+
+
+def resolve(values: Mapping[str, Any]) -> tuple[AdaptConfig, DiagnoseOptions]:
+    """Return the configuration behind the options of a diagnosis, checked.
+
+    Raises:
+        UsageError: an unknown name, a value of a wrong type or out of bounds, or no source or
+            target.
+    """
+    own_names = list(DiagnoseOptions.__dataclass_fields__)
+    for name in values:
+        if name not in SHARED and name not in own_names:
+            hint = did_you_mean(name, [*SHARED, *own_names])
+            raise UsageError(f"diagnose has no option {name!r}.{hint}")
+    for name in ("source", "target"):
+        if not values.get(name):
+            raise UsageError(
+                f"--{name} is missing; 'daptkit diagnose --help' shows how to give it."
+            )
+    shared = {name: value for name, value in values.items() if name in SHARED}
+    if isinstance(shared["source"], (str, Path)):
+        shared["source"] = (str(shared["source"]),)
+    # A diagnosis without --out writes nothing; the configuration of a run needs a name.
+    config = resolve_config({**shared, **FIXED, "out": "-"}, None, lambda _: {})
+    own = {name: value for name, value in values.items() if name in own_names}
+    return config, build_options(DiagnoseOptions, own)
+
+
+def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
+    source, target = sites.source, sites.target
+    seed = sites.config.seed
+    diagnosis = diagnose_shift(
+        source.of_tested(source.features),
+        source.of_tested(source.logits),
+        source.of_tested(sites.labels),
+        target.of_tested(target.features),
+        target.of_tested(target.logits),
+        alpha=own.alpha,
+        permutations=own.permutations,
+        seed=seed,
+        source_groups=source.given_groups,
+        target_groups=target.given_groups,
+    )
+    (g_s, of_s), (g_t, of_t) = (site_statistics(site, seed) for site in (source, target))
+    drop_colours(of_s, of_t)
+    appearance = compare_appearance(of_s, of_t, source_groups=g_s, target_groups=g_t, seed=seed)
+    return replace(diagnosis, appearance=appearance)
+
+
+def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
+    """Choose among the methods that are installed and not broken, by what they say they address."""
+    methods = [p for p in list_plugins() if p.kind == "method" and p.status == "ok"]
+    return recommend_methods(
+        diagnosis,
+        {p.name: frozenset(p.addresses) for p in methods},
+        {p.name: frozenset(p.roles) for p in methods},
+    )
+
+
+def _calibration(sites: Sites) -> Calibration:
+    source = sites.source
+    return choose_calibration(
+        source.logits, sites.labels, groups=source.groups, seed=sites.config.seed
+    ).calibration
+
+
+def _accuracy(sites: Sites, diagnosis: ShiftDiagnosis) -> dict[str, Any]:
+    """Return what the heads' accuracy on the target may be, and the terms of the bound on it."""
+    source, target, seed = sites.source, sites.target, sites.config.seed
+    calibration = _calibration(sites)
+    g_s, g_t = source.tested_groups, target.tested_groups
+    z_s, z_t = source.of_tested(source.logits), target.of_tested(target.logits)
+    y = source.of_tested(sites.labels)
+    posterior_t = np.exp(calibration.log_posterior(z_t))
+    posterior_s = np.exp(calibration.log_posterior(z_s))
+    sample = sample_of(posterior_s, y, posterior_t, source_groups=g_s, target_groups=g_t)
+    estimates = estimate_accuracy(sample, kind=diagnosis.kind, seed=seed)
+    bound = bound_panel(
+        source.of_tested(source.features),
+        y,
+        z_s.argmax(axis=1),
+        target.of_tested(target.features),
+        source_groups=g_s,
+        target_groups=g_t,
+        seed=seed,
+    )
+    return {
+        "accuracy_estimates": [estimate.to_json() for estimate in estimates],
+        "bound": bound.to_json(),
+        "predicted": dict(zip(sites.classes, posterior_t.mean(axis=0).tolist(), strict=True)),
+    }
+
+
+def _audited(own: DiagnoseOptions, sites: Sites) -> tuple[Rows, Rows] | None:
+    """Return positions among the target's images and classes of those that the user labelled."""
+    if own.target_labels is None:
+        return None
+    rows, labels = read_audit_labels(
+        Path(own.target_labels), sites.target.table, sites.target.rows, sites.classes
+    )
+    return positions(sites.target, rows), labels
+
+
+def _audit(sites: Sites, diagnosis: ShiftDiagnosis, places: Rows, labels: Rows) -> dict[str, Any]:
+    """Test on labelled target images what no other figure can: whether a label means the same."""
+    source, target, seed = sites.source, sites.target, sites.config.seed
+    estimate = diagnosis.target_prior
+    believed = estimate is not None and estimate.trusted and diagnosis.kind in TRUSTED_KINDS
+    groups = target.groups[places]
+    found = concept_test(
+        source.logits,
+        sites.labels,
+        target.logits[places],
+        labels,
+        target_prior=estimate.estimate if believed and estimate is not None else None,
+        source_groups=source.groups,
+        target_groups=groups,
+        seed=seed,
+    )
+    bound = bound_panel(
+        source.of_tested(source.features),
+        source.of_tested(sites.labels),
+        source.of_tested(source.logits).argmax(axis=1),
+        target.of_tested(target.features),
+        labelled_features=target.features[places],
+        labelled_classes=labels,
+        labelled_groups=groups,
+        source_groups=source.tested_groups,
+        target_groups=target.tested_groups,
+        seed=seed,
+    )
+    counts = np.bincount(labels, minlength=len(sites.classes)).tolist()
+    return {
+        "concept": found.to_json(),
+        "prior_used": "estimated" if believed else "source",
+        "bound": bound.to_json(),
+        "counts": dict(zip(sites.classes, counts, strict=True)),
+    }
