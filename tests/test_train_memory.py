@@ -32,6 +32,7 @@ class Large(Method):
     """Has memory for so many images a time, from a step on; may end the run."""
 
     most, since, second, kill_at = 8, 0, 8, -1
+    gradients_there = False
 
     def __init__(self, options: Any, task: Any) -> None:
         super().__init__(options, task)
@@ -49,8 +50,6 @@ class Large(Method):
         shake = torch.rand((), generator=ctx.generator) + torch.rand(())
         gap = target.features.mean() - source.features.mean() + self.seen.mean()
         return {"pull": gap.square() * shake}
-
-    gradients_there = False
 
 
 class Trained:
@@ -173,9 +172,7 @@ def test_where_nothing_fits_the_run_ends(tmp_path: Path, automatic: bool) -> Non
         Trained(tmp_path, "run", {"auto_batch": automatic}, most=0)
 
 
-def test_parts_too_small_for_batchnorm_are_no_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_too_small_for_batchnorm_are_no_way_out(tmp_path: Path) -> None:
     # The last stage has one place an image, so one image a part leaves BatchNorm one value.
     with pytest.raises(DaptkitError, match="no smaller number of images"):
         Trained(tmp_path, "run", {"auto_batch": True, "bn": "split"}, most=1)

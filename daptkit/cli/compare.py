@@ -95,7 +95,7 @@ command = debug_option(
             click.Option(
                 ["--target-labels"],
                 metavar="PATH",
-                help="Labelled target images: true scores, shown apart and read last.",
+                help="Labelled target images: true scores, shown apart; they choose nothing.",
             ),
             click.Option(["--out"], metavar="DIR", default="", help="Folder to write."),
             click.Option(

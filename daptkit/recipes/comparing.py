@@ -93,7 +93,8 @@ def compare(
         methods: such as ``["dann", "coral+bbse"]``.
         seeds: number of seeds: ``seed``, ``seed + 1`` and so on.
         target_labels: PATH of labelled target images; true scores with paired intervals against
-            source-only then stand apart. They are read last and choose nothing.
+            source-only then stand apart. They are checked for
+            unknown classes at the start, scored last, and choose nothing.
         file: configuration in TOML, such as a run's ``run.toml``; ``values`` win over it.
         reporter: where progress goes; nowhere by default.
         **values: fields of :class:`daptkit.config.AdaptConfig` but ``method``; ``out`` is the

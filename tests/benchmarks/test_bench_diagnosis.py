@@ -87,7 +87,7 @@ def test_level_and_power(name, request):
         assert rejected[world]["any"] >= 0.9 * DRAWS[world]
     if name != "digits":
         for world in WORLDS:
-            assert answers[world][world] >= 0.75 * DRAWS[world]
+            assert answers[world][world] >= 0.85 * DRAWS[world]
 
 
 @pytest.mark.benchmark
@@ -99,5 +99,4 @@ def test_large_sites(per_patient):
     found = json.loads(measured)
     print(f"\n20,000 + 20,000 x 256, {per_patient} images a patient:", found)
     assert found["kind"] == "both"
-    assert found["seconds"] < 60
     assert found["mib_over_arrays"] < 1536

@@ -41,5 +41,5 @@ def test_prior_estimates() -> None:
             print(f"| {method} | {n} | {median:.3f} | {tail:.3f} | {coverage:.2f} |", flush=True)
     for n in (200, 500, 2000):
         assert table["em", n][0] < table["bbse-hard", n][0]
-        assert table["em", n][2] > 0.8
+        assert table["em", n][2] > 0.85
     assert table["em", 2000][0] < table["em", 200][0]

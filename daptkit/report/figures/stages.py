@@ -33,9 +33,10 @@ def stage_plots(report: Report) -> list[Plot]:
     for label in bottom.get_xticklabels():
         label.set_horizontalalignment("right")
         label.set_rotation_mode("anchor")
-    figure.legend(
-        *top.get_legend_handles_labels(), loc="outside upper left", ncols=2, borderpad=0.5
-    )
+    if len(report["models"]) > 1:
+        figure.legend(
+            *top.get_legend_handles_labels(), loc="outside upper left", ncols=2, borderpad=0.5
+        )
     return [
         Plot(
             name="stages",
