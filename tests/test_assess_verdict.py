@@ -11,7 +11,13 @@ import pytest
 
 from daptkit.assess.accuracy import Sample, sample_of
 from daptkit.assess.accuracy.estimates import Draws
-from daptkit.assess.evidence import VerdictLimits, count_differences, paired_differences
+from daptkit.assess.evidence import (
+    Counted,
+    VerdictLimits,
+    count_differences,
+    paired_differences,
+    upheaval,
+)
 from daptkit.assess.paired import audit_difference, lost_balanced_accuracy
 from daptkit.assess.verdict import Verdict, judge
 from daptkit.errors import DataError, UsageError
@@ -57,6 +63,31 @@ def test_undoing_a_covariate_shift_helped():
     assert found.differences["gde"]["low"] > 0
     # Without heads only confidence is left, which is not believed alone.
     assert verdict_of(twin, adapted).verdict == "no evidence"
+
+
+def test_more_changes_than_the_twin_has_wrong_need_evidence():
+    """Without heads nothing but confidence speaks for a change of a quarter of the answers."""
+    _, twin, adapted, _, _ = moved_pair()
+    found = verdict_of(twin, adapted)
+    assert (found.verdict, found.deliver) == ("no evidence", "source-only")
+    assert "change class" in found.reasons[-1] and found.changed > 0.15
+    # The first images keep their class: so few changes may all be corrections.
+    few = twin.target_posterior.copy()
+    few[-90:] = adapted.target_posterior[-90:]
+    found = verdict_of(twin, change(adapted, target=few))
+    assert 0 < found.changed < 0.1
+    assert (found.verdict, found.deliver) == ("no evidence", "adapted")
+
+
+def test_upheaval_goes_by_the_lowest_estimate_that_is_asked():
+    before = Draws({"atc": 0.9, "doc": 0.75, "prior_weighted_recall": 0.5, "gde": 0.1}, {})
+    asked = Counted(("atc", "doc", "gde"), (), ())
+    assert upheaval(before, 0.25, asked) == []
+    assert "26% of the target images change class, more than the 25%" in (
+        upheaval(before, 0.26, asked)[0]
+    )
+    assert upheaval(before, 0.5, Counted(("prior_weighted_recall",), (), ())) == []
+    assert upheaval(before, 1.0, Counted(("gde",), (), ())) == []
 
 
 def test_the_same_change_backwards_hurt():

@@ -74,6 +74,7 @@ def test_text_shows_both_models() -> None:
         ("helped", "adapted", "adapted", "seems to have helped\n  why\n  the adapted model is"),
         ("hurt", "source-only", "source-only", "the source-only model is delivered (--no-guard"),
         ("hurt", "source-only", "adapted", "delivered all the same, because of --no-guard"),
+        ("no evidence", "source-only", "source-only", "as a precaution the source-only model is"),
         ("can't know", "adapted", "adapted", "cannot be known without labels"),
     ],
 )

@@ -166,7 +166,8 @@ VERDICTS = {
 def delivered_text(verdict: Mapping[str, Any]) -> str:
     """Say which model was delivered, and why not the one that the verdict speaks for."""
     if verdict["delivered"] == "source-only":
-        return "the source-only model is delivered (--no-guard delivers the adapted one)"
+        careful = "" if verdict["verdict"] == "hurt" else "as a precaution "
+        return f"{careful}the source-only model is delivered (--no-guard delivers the adapted one)"
     if verdict["deliver"] == "source-only":
         return "the adapted model is delivered all the same, because of --no-guard"
     return "the adapted model is delivered"

@@ -22,6 +22,7 @@ from daptkit.assess.evidence import (
     renamed,
     source_loss,
     unknowable,
+    upheaval,
 )
 from daptkit.assess.identity import beyond_prior
 from daptkit.assess.intervals import Estimate
@@ -37,7 +38,7 @@ class Verdict:
 
     Args:
         verdict: ``"helped"``, ``"no evidence"``, ``"hurt"`` or ``"can't know"``.
-        deliver: ``"adapted"``, or ``"source-only"`` where adapting hurt.
+        deliver: ``"adapted"``, or ``"source-only"`` where adapting hurt, or as a precaution.
         reasons: sentences, those that decided first.
         differences: estimator to the difference of estimated accuracy, adapted - source-only, with
             a paired 95% interval.
@@ -106,7 +107,8 @@ def judge(
     4. *helped*: estimated accuracy rises, and nothing speaks against it: the predicted frequencies
        fit the estimated prior (without one, the classes are as many as the twin's), alternative
        adapted models agree.
-    5. *no evidence* otherwise.
+    5. *no evidence* otherwise. More images may change class than the twin has wrong by its lowest
+       estimate: then the source-only model is delivered as a precaution.
 
     Which estimates are asked, and how many must agree, follows from the diagnosis:
     :func:`daptkit.assess.evidence.count_differences`. Differences are paired, and bounded by the
@@ -166,6 +168,7 @@ def judge(
     if counted.down and not counted.up:
         against.append(difference_text(counted.down, differences))
     doubted = doubts(twin, adapted, stability, outside, limit)
+    careful: list[str] = []
     if harmed:
         verdict, reasons = HURT, harmed
     elif unknown:
@@ -175,10 +178,11 @@ def judge(
     elif counted.up and not counted.down and not doubted:
         verdict, reasons = HELPED, [difference_text(counted.up, differences)]
     else:
-        verdict, reasons = NO_EVIDENCE, _why_none(counted, doubted)
+        careful = upheaval(before, changed, counted)
+        verdict, reasons = NO_EVIDENCE, _why_none(counted, doubted) + careful
     return Verdict(
         verdict=verdict,
-        deliver="source-only" if verdict == HURT else "adapted",
+        deliver="source-only" if verdict == HURT or careful else "adapted",
         reasons=tuple(reasons),
         differences=differences,
         counted=counted.names,

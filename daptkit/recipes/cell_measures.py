@@ -85,9 +85,11 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     trained_here = trained.folder.checkpoints.is_dir()
     vetoes = veto(own, reference, low, high)
     judged = record["verdict"]
-    if judged is not None and judged["verdict"] == HURT:
+    if judged is not None and judged["deliver"] == "source-only":
         # What 'adapt' would not deliver is not recommended either.
-        vetoes = (*vetoes, "adapting was judged to hurt")
+        hurt = judged["verdict"] == HURT
+        why = "adapting was judged to hurt" if hurt else "too much changes for want of evidence"
+        vetoes = (*vetoes, why)
     return {
         "source_validation": figures["source_validation"][name],
         "estimates": _estimates(trained, shift),
