@@ -83,8 +83,9 @@ def test_upheaval_goes_by_the_lowest_estimate_that_is_asked():
     before = Draws({"atc": 0.9, "doc": 0.75, "prior_weighted_recall": 0.5, "gde": 0.1}, {})
     asked = Counted(("atc", "doc", "gde"), (), ())
     assert upheaval(before, 0.25, asked) == []
-    assert "26% of the target images change class, more than the 25%" in (
-        upheaval(before, 0.26, asked)[0]
+    assert (
+        "26% of the target images change class, more than the 25%"
+        in (upheaval(before, 0.26, asked)[0])
     )
     assert upheaval(before, 0.5, Counted(("prior_weighted_recall",), (), ())) == []
     assert upheaval(before, 1.0, Counted(("gde",), (), ())) == []
