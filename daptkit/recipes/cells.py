@@ -136,6 +136,9 @@ def plan_cells(
             "out": str(Path(base.out) / RUNS / cell_name(method, seed)),
             "resume": True,
         }
+        if method == SOURCE_ONLY:
+            # The baseline is the model of the last epoch, and has nothing to be chosen from.
+            given["select"] = "last"
         config = resolve_config(given, file, method_options, "compare")
         return Cell(method=method, config=config)
 
