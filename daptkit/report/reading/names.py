@@ -46,7 +46,7 @@ SCORES = {
     " over-confidence lower it too.",
     "score/snd": "How densely the target’s predictions lie; higher is better, and highest where the"
     " model collapsed.",
-    "score/bnm": "Sure and evenly spread predictions; higher is better, if classes are as frequent.",
+    "score/bnm": "Sure and evenly spread predictions; higher is better, if classes are so.",
     "score/iwcv": "Errors on held-out source images, weighted by how like the target’s they are;"
     " lower is better.",
     "score/atc": "Share of the target above the source’s threshold of confidence; higher is better."
