@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def _refuse(text: str) -> NoReturn:
 
 def _sealed(inputs: ScoreInputs) -> ScoreInputs:
     """Return the inputs with arrays that cannot be written to, since all scores share them."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for field in dataclasses.fields(inputs):
         value = getattr(inputs, field.name)
         if isinstance(value, np.ndarray):

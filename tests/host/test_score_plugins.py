@@ -121,7 +121,7 @@ def test_one_that_is_named_and_broken_is_an_error(tmp_path: Path, site: Any) -> 
         run_adaptation(config_of(tmp_path, select="raising"), SilentReporter())
     with pytest.raises(PluginError, match=r"--select: score 'missing' of package fake-missing 1.0"):
         run_adaptation(config_of(tmp_path, select="missing", resume=True), SilentReporter())
-    with pytest.raises(UsageError, match="have|one of last, auto, im, .*raising"):
+    with pytest.raises(UsageError, match=r"one of last, auto, im, .*raising"):
         daptkit.compare(
             ["coral"],
             source=config_of(tmp_path).source,
@@ -134,18 +134,11 @@ def test_one_that_is_named_and_broken_is_an_error(tmp_path: Path, site: Any) -> 
 
 def test_a_comparison_shows_it(tmp_path: Path, site: Any) -> None:
     install(site, "margin", MARGIN)
-    given = config_of(tmp_path)
-    result = daptkit.compare(
-        ["coral"],
-        seeds=1,
-        select="margin",
-        **{
-            name: getattr(given, name)
-            for name in ("source", "target", "model", "img_size", "bottleneck", "epochs")
-            + ("batch_size", "aug", "device")
-        },
-        out=str(tmp_path / "cmp"),
-    )
+    given = vars(config_of(tmp_path))
+    names = ("source", "target", "model", "img_size", "bottleneck", "epochs", "batch_size", "aug")
+    options = {name: given[name] for name in names}
+    out = str(tmp_path / "cmp")
+    result = daptkit.compare(["coral"], seeds=1, select="margin", out=out, device="cpu", **options)
     found = {cell["method"]: cell["values"]["score_margin"] for cell in result.data["cells"]}
     assert set(found) == {"none", "coral"}
     assert all(0 < value < 1 for value in found.values())

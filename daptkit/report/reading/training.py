@@ -140,8 +140,8 @@ def selected_at(report: Report) -> float | None:
     selection = report.get("selection")
     if selection is None:
         return None
-    steps: Sequence[float] = report["training"]["adapted"]["epoch_step"]
-    return steps[selection["epoch"] - 1]
+    steps = report["training"]["adapted"]["epoch_step"]
+    return float(steps[selection["epoch"] - 1])
 
 
 def selected(report: Report) -> str:
