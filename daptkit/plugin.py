@@ -134,11 +134,26 @@ class ModelSpec:
 class ScoreSpec:
     """A score of a target prediction that needs no target labels.
 
+    A run computes it after every epoch, beside daptkit's own, and writes it to ``metrics.jsonl`` as
+    ``score/NAME``; ``--select NAME`` delivers the best epoch by it, and ``compare`` shows it. For
+    example, the mean difference of the two largest probabilities::
+
+        import numpy as np
+
+        def margin(inputs):
+            second, first = np.sort(inputs.target_posterior, axis=1)[:, -2:].T
+            return float((first - second).mean())
+
     Args:
-        name: entry-point name.
-        factory: ``"module:function"``, called with what :func:`daptkit.assess.score_inputs` makes
-            (posteriors of both domains, source labels, features, patients); it returns a number,
-            NaN where the score is not defined.
+        name: entry-point name; not that of one of daptkit's own scores.
+        factory: ``"module:function"``, the score itself. It is called with a
+            :class:`daptkit.assess.ScoreInputs`, what :func:`daptkit.assess.score_inputs` makes:
+            ``target_posterior`` (M, K), ``source_posterior`` (N, K), ``source_labels`` (N,),
+            ``source_groups`` (N,) and ``target_groups`` (M,), the patients,
+            ``source_features`` (N, D) and ``target_features`` (M, D), ``seed``; arrays that cannot
+            be written to, of at most 1,000 held-out source and as many target images after an
+            epoch. It returns a number, NaN where the score is not defined. One that raises costs a
+            line and is left out for the rest of the run, unless ``--select`` names it.
         higher_is_better: whether a higher score is better.
         summary: one line for ``plugins list``.
         api: major version of the contract that the score was written for.

@@ -20,6 +20,7 @@ from daptkit.report.reading.training import (
     panels,
     read_discriminator,
     read_validation_loss,
+    selected,
     unfreezing,
 )
 
@@ -286,3 +287,31 @@ def test_what_was_forgotten(
     assert words in forgotten(report)
     page, _ = render(report, {})
     assert forgotten(report) in page
+
+
+def test_the_epoch_that_was_taken_is_told_and_marked(report: dict[str, Any]) -> None:
+    steps = report["training"]["adapted"]["epoch_step"]
+    plain = {panel.key: panel.selected for panel in panels(report)}
+    assert set(plain.values()) == {None}
+    assert selected(report) == ""
+    epochs = [{"epoch": n, "vetoes": ["collapsed"] if n == 2 else []} for n in (1, 2)]
+    report["selection"] = {"rule": "snd", "epoch": 1, "of": 2, "why": "best snd (3)"} | {
+        "epochs": epochs
+    }
+    text = selected(report)
+    assert "epoch 1 of 2 by snd: best snd (3) (1 of 2 epochs vetoed)" in text
+    assert "Right of the solid vertical line is training that was not used" in text
+    marked = {panel.key: panel.selected for panel in panels(report) if "adapted" in panel.lines}
+    assert set(marked.values()) == {steps[0]}
+    page, _ = render(report, {})
+    assert "best snd (3)" in page
+    report["selection"]["epoch"] = 2
+    assert "Right of" not in selected(report)
+
+
+def test_scores_of_epochs_say_what_fools_them(report: dict[str, Any]) -> None:
+    training = report["training"]["adapted"]
+    training["epoch"]["score/snd"] = [3.0] * len(training["epoch_step"])
+    (panel,) = [panel for panel in panels(report) if panel.key == "score/snd"]
+    assert panel.title == "Score: soft neighbourhood density"
+    assert "highest where the model collapsed" in panel.reading

@@ -70,7 +70,8 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
-            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
+            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run, ``selection`` of
+            one that chose its epoch.
         verdict: of a run with a method.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
@@ -86,6 +87,8 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     lines += _priors(figures["prior"], figures["prior_interval"])
     lines += _collapse(figures["collapse"])
     lines += _unfreezing(figures.get("unfreezing", {}))
+    if figures.get("selection") is not None:
+        lines.append(f"epoch, without target labels: {selected_text(figures['selection'])}")
     lines += [f"note: {text}" for text in figures["notes"]]
     lines += [] if verdict is None else _verdict(verdict)
     return "\n".join(lines)
@@ -196,6 +199,17 @@ def unfrozen_text(found: Sequence[Mapping[str, Any]]) -> str:
     if not last["stages"]:
         steps.append(f"stopped after epoch {last['epoch']}, when the validation loss had risen")
     return f"{'; '.join(steps)} ({last['trained']} of {last['of']} stages)"
+
+
+def selected_text(selection: Mapping[str, Any]) -> str:
+    """Say which epoch's model was taken and why.
+
+    Args:
+        selection: what ``run.json`` holds of it.
+    """
+    text = f"{selection['epoch']} of {selection['of']} by {selection['rule']}: {selection['why']}"
+    vetoed = sum(bool(one["vetoes"]) for one in selection["epochs"])
+    return f"{text} ({vetoed} of {selection['of']} epochs vetoed)" if vetoed else text
 
 
 def _number(value: float | None) -> str:

@@ -27,6 +27,8 @@ from daptkit.plugin import (
 Spec = MethodSpec | ReaderSpec | ModelSpec | ScoreSpec
 
 RESERVED_NAMES = frozenset({"none"})
+OWN_SCORES = frozenset({"last", "auto", "im", "entropy", "snd", "bnm", "iwcv", "atc"})
+"""Values of ``--select`` that no plugin's score may have for its name."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _OPTION_KEYS = frozenset(option(None, "").metadata)
 
@@ -55,6 +57,8 @@ def check_spec(spec: Spec) -> None:
         _check_method(spec)
     elif isinstance(spec, ReaderSpec):
         _check_reader(spec)
+    elif isinstance(spec, ScoreSpec):
+        _check_score(spec)
 
 
 def check_api(api: int) -> None:
@@ -113,6 +117,16 @@ def _check_options(cls: Any) -> None:
         build_options(cls, {})
     except DaptkitError as error:
         raise PluginFault(f"options {cls.__name__}: a default is not allowed: {error}") from error
+
+
+def _check_score(spec: ScoreSpec) -> None:
+    if spec.name in OWN_SCORES:
+        raise PluginFault(
+            f"the name {spec.name!r} is daptkit's own: no score of a plugin is called"
+            f" {', '.join(sorted(OWN_SCORES))}"
+        )
+    if not isinstance(spec.higher_is_better, bool):
+        raise PluginFault(f"higher_is_better must be True or False, not {spec.higher_is_better!r}")
 
 
 def _check_reader(spec: ReaderSpec) -> None:

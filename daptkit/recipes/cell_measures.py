@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from daptkit.assess import ScoreInputs, estimate_accuracy, score_inputs
-from daptkit.assess.scores import score_values, source_accuracy, veto
+from daptkit.assess.scores import source_accuracy, veto
 from daptkit.assess.verdict import HURT
 from daptkit.report.provenance import options_shown
 from daptkit.shift.arrays import FloatArray
 from daptkit.train.adaptation import Trained
 from daptkit.train.deliver import Delivered
 from daptkit.train.prepare import Prepared
+from daptkit.train.selection import trusted_prior
 from daptkit.train.verdict import N_BOOTSTRAP, diagnose_twin, linear_heads, model_sample
 
 Ends = tuple[FloatArray, FloatArray, FloatArray]
@@ -59,12 +60,11 @@ def seed_shift(trained: Trained) -> SeedShift:
         trained: the run.
     """
     found = diagnose_twin(trained.prepared, trained.twin, trained.config.seed)
-    prior = found.target_prior
-    trusted = prior is not None and prior.trusted and np.isfinite(prior.low).all()
+    prior = trusted_prior(found)
     return SeedShift(
         kind=found.kind,
         reasons=tuple(found.reasons),
-        prior=(prior.estimate, prior.low, prior.high) if prior and trusted else None,
+        prior=None if prior is None else (prior.estimate, prior.low, prior.high),
     )
 
 
@@ -93,7 +93,7 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     return {
         "source_validation": figures["source_validation"][name],
         "estimates": _estimates(trained, shift),
-        "scores": _plain(score_values(own)),
+        "scores": _plain(trained.scores.values(own)),
         "source_accuracy": source_accuracy(own),
         "vetoes": list(vetoes),
         "collapse": figures["collapse"],

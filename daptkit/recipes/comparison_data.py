@@ -63,7 +63,9 @@ def label_free_values(found: Mapping[str, Any]) -> dict[str, float | None]:
     }
     for estimate in found["estimates"]:
         values[f"estimate_{estimate['name']}"] = estimate["estimated_accuracy"]["value"]
-    values |= {f"score_{name}": found["scores"][name] for name in SCORES}
+    # Those of plugins, which not every run need have had, follow daptkit's own.
+    scores = dict.fromkeys(SCORES) | found["scores"]
+    values |= {f"score_{name}": value for name, value in scores.items()}
     values |= {name: found["divergence"][name] for name in DIVERGENCES}
     # What is left of a continued training is not what one takes.
     values["train_seconds"] = None if found["continued"] else found["train_seconds"]

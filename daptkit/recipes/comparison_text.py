@@ -14,11 +14,11 @@ from rich.table import Table
 from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
 from daptkit.report.reading.comparing import (
     ESTIMATES,
-    SCORE_NAMES,
     assumption_lines,
     collapsed,
     method_name,
     recommendation,
+    score_columns,
     shift_line,
     verdicts,
 )
@@ -130,7 +130,7 @@ def summary_text(data: Data, reasons: Mapping[str, str]) -> str:
         console.print(_table(header, [row(data, m) for m in data["methods"]]))
     for line in assumption_lines(data):
         console.print(line, soft_wrap=True)
-    header = ["selection score", *SCORE_NAMES.values()]
+    header = ["selection score", *score_columns(data).values()]
     console.print(_table(header, [_scores_row(data, m) for m in data["methods"]]))
     console.print(shift_line(data), soft_wrap=True)
     for method, vetoes in data["choice"]["vetoes"].items():
@@ -213,7 +213,10 @@ def _estimates_row(data: Data, method: str) -> list[str]:
 
 def _scores_row(data: Data, method: str) -> list[str]:
     found = data["summary"][method]
-    return [method_name(method), *(_mean(found.get(f"score_{name}")) for name in SCORE_NAMES)]
+    return [
+        method_name(method),
+        *(_mean(found.get(f"score_{name}")) for name in score_columns(data)),
+    ]
 
 
 def _true_row(data: Data, method: str) -> list[str]:

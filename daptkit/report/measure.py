@@ -70,6 +70,7 @@ def measure_run(
         "source_validation": {name: _validation(trained, m) for name, m in models.items()},
         "verdict": trained.record.get("verdict"),
         "forgotten": figures.get("forgotten"),
+        "selection": figures.get("selection"),
         "from_scratch": None if trained.scratch is None else _validation(trained, trained.scratch),
         "source_validation_by_site": _by_site(trained, models),
         "calibration": {name: _calibration(model) for name, model in models.items()},

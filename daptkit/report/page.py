@@ -22,7 +22,7 @@ from daptkit.report.reading import (
     verdict,
     words,
 )
-from daptkit.report.reading.training import panels, unfreezing
+from daptkit.report.reading.training import panels, selected, unfreezing
 from daptkit.run import RunFolder, atomic_write, writing
 
 _PARTS = {
@@ -157,6 +157,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "predictions": frequencies.predictions(report),
         "method_reports": methods.method_reports(report),
         "unfreezing": unfreezing(report),
+        "selected": selected(report),
         "task_kept": source.task_kept(report),
         "forgotten": source.forgotten(report),
         "from_scratch": source.from_scratch(report),

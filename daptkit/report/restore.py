@@ -80,7 +80,10 @@ def restore(
         twin = _delivered(folder.twin if loaded else folder, maker, {})
         # Where the guard has delivered the source-only model, the adapted one is kept apart.
         kept = folder.adapted if folder.adapted.root.is_dir() else folder
-        adapted = _delivered(kept, replace(maker, methods=loaded), record) if loaded else None
+        choice = record["figures"].get("selection")
+        stop = None if choice is None else choice["epoch"]
+        fitted = replace(maker, methods=loaded, stop_epoch=stop)
+        adapted = _delivered(kept, fitted, record) if loaded else None
         scratch = None
         if config.from_scratch:
             scratch = _delivered(folder.scratch, scratch_maker(maker), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
+from daptkit.shift import ShiftDiagnosis
 from daptkit.train.accumulate import check_parts
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
@@ -29,9 +30,12 @@ from daptkit.train.loop import Trainer
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
+from daptkit.train.scoreset import AUTO, LAST, ScoreSet, load_score_set
+from daptkit.train.scoring import EpochInputs
 from daptkit.train.scratch import scratch_maker
+from daptkit.train.selection import Rule, trusted_prior
 from daptkit.train.twin import keep_twin, obtain_twin
-from daptkit.train.verdict import Judgement, judge_run
+from daptkit.train.verdict import Judgement, diagnose_twin, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
@@ -68,6 +72,7 @@ class Trained:
         scratch: the same network from random weights, where it was asked for.
         record: what ``run.json`` holds.
         world: processes that trained it.
+        scores: what its epochs were scored by.
     """
 
     folder: RunFolder
@@ -78,6 +83,7 @@ class Trained:
     scratch: Delivered | None = None
     record: dict[str, Any]
     world: World = ALONE
+    scores: ScoreSet = field(default_factory=ScoreSet)
 
     @property
     def result(self) -> AdaptResult:
@@ -115,6 +121,7 @@ def _run(
     began = time.monotonic()
     loaded, precision = world.node_by_node(lambda: _start(config, world))
     layers = world.node_by_node(lambda: _layers(loaded))
+    scores = world.node_by_node(lambda: load_score_set(config.select, reporter.line))
     folder = RunFolder(config.out)
     world.first(lambda: _open(folder, config, held))
     world.node_by_node(lambda: check_compile(config, loaded, precision.device, reporter))
@@ -131,7 +138,10 @@ def _run(
         reporter=reporter,
         methods=tuple(loaded),
         world=world,
+        scores=scores,
     )
+    if not loaded and config.select != LAST:
+        reporter.line("--select chooses among epochs of a method; without one it is the last.")
     # What a plugin has against the task should not wait for the source-only model.
     world.node_by_node(maker.try_methods)
     # A source-only run is its own twin.
@@ -180,6 +190,7 @@ def _run(
         scratch=scratch,
         record=world.first(record),
         world=world,
+        scores=scores,
     )
 
 
@@ -277,9 +288,21 @@ def _train_methods(
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
     job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
-    adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
+    found = None
+    if config.select != LAST:
+        found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
+        job = replace(job, rule=_rule(maker, twin, found))
+    fit = Trainer(job).run()
+    if fit.choice is not None:
+        reached = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken: {fit.choice.why}"
+        maker.reporter.line(f"{job.label}: {reached}")
+        # Cross-fitted models are to be as far trained as the one that they stand for.
+        maker = replace(maker, stop_epoch=fit.choice.epoch)
+    adapted = _with_rule(maker, job.net, fit, None)
     judgement = world.first(
-        lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
+        lambda: judge_run(
+            prepared, twin, adapted, guard=config.guard, seed=config.seed, diagnosis=found
+        )
     )
     meta = model_meta(maker.methods, prepared)
     if judgement.delivers_twin:
@@ -289,6 +312,22 @@ def _train_methods(
         deliver(folder, adapted, prepared, meta, world)
         world.first(folder.adapted.remove)
     return adapted, judgement
+
+
+def _rule(maker: JobMaker, twin: Delivered, diagnosis: ShiftDiagnosis) -> Rule:
+    """Return what the epoch to deliver is chosen by."""
+    config = maker.config
+    passes = twin.fit.passes
+    reference = EpochInputs(maker.prepared.data, config.seed).of(passes, twin.fit.class_weights)
+    assert reference is not None, "a model that is delivered has finite outputs"
+    own = config.select in (LAST, AUTO)
+    return Rule(
+        name=config.select,
+        higher_is_better=own or maker.scores.higher_is_better(config.select),
+        kind=diagnosis.kind,
+        prior=trusted_prior(diagnosis),
+        reference=reference,
+    )
 
 
 def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None) -> Delivered:

@@ -106,6 +106,24 @@ class SplitPasses:
         inside = torch.from_numpy(rows)
         return logits[inside], {name: tap[inside] for name, tap in taps.items()}
 
+    def some(self, split: str, places: Rows, layers: tuple[str, ...] = ("features",)) -> Outputs:
+        """Return logits and taps of some images of a split, from its whole pass where that is due.
+
+        Args:
+            split: of :class:`TaskData`.
+            places: (N,) numbers of the images within the split, from 0, sorted.
+            layers: taps to return.
+        """
+        domain, rows = self.data.split(split)
+        due = split in self._known or (split == "target" and self.delivered)
+        if not due and len(places) < len(rows):
+            return self._run(f"some of {split}", domain, rows[places], layers)
+        logits, taps = self.of(split, layers)
+        if len(places) == len(rows):
+            return logits, taps
+        inside = torch.from_numpy(places)
+        return logits[inside], {name: tap[inside] for name, tap in taps.items()}
+
     def whole_target(self, layers: tuple[str, ...] = ("features",)) -> Outputs:
         """Return logits and taps of every target row, those not adapted to included.
 
@@ -147,13 +165,19 @@ class TrainingPasses:
         data: both domains.
         precision: device and mixed precision.
         world: processes that share each pass.
+        asked: layers that will be asked for, by split.
     """
 
     def __init__(
-        self, net: AdaptNet, data: TaskData, precision: Precision, world: World = ALONE
+        self,
+        net: AdaptNet,
+        data: TaskData,
+        precision: Precision,
+        world: World = ALONE,
+        asked: dict[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._net, self._data, self._precision, self._world = net, data, precision, world
-        self._asked: dict[str, tuple[str, ...]] = {}
+        self._asked = {} if asked is None else dict(asked)
         self._now: SplitPasses | None = None
 
     def now(self, *, delivered: bool) -> SplitPasses:

@@ -16,6 +16,8 @@ from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
 from daptkit.train.inference import SplitPasses
 from daptkit.train.progress import Reporter
+from daptkit.train.scoreset import ScoreSet
+from daptkit.train.selection import Choice, Rule
 from daptkit.train.world import ALONE, World
 
 
@@ -39,6 +41,9 @@ class Job:
         twin: passes of the source-only model, for methods that ask; ``None`` in folds.
         world: processes that train it together.
         events: whether plugins of the group ``daptkit.events`` hear of it.
+        scores: what every epoch is scored by.
+        rule: what the epoch to deliver is chosen by; ``None`` for the last one.
+        stop_epoch: epoch to end after, of a schedule that is longer; ``None`` for the whole.
     """
 
     folder: RunFolder | None
@@ -56,6 +61,9 @@ class Job:
     twin: SplitPasses | None = None
     world: World = ALONE
     events: bool = True
+    scores: ScoreSet = field(default_factory=ScoreSet)
+    rule: Rule | None = None
+    stop_epoch: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,7 @@ class FitResult:
         notes: lines that methods told the user.
         parts: in how many parts a batch was passed at the end.
         passes: whole-split passes of the trained model.
+        choice: of the epoch whose model this is; ``None`` where it is the last in any case.
     """
 
     class_weights: Tensor
@@ -79,3 +88,4 @@ class FitResult:
     notes: tuple[str, ...] = ()
     parts: int = 1
     passes: SplitPasses
+    choice: Choice | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,6 +18,7 @@ from daptkit.train.domains import TaskData
 from daptkit.train.job import Job
 from daptkit.train.prepare import Prepared
 from daptkit.train.progress import Reporter
+from daptkit.train.scoreset import ScoreSet
 from daptkit.train.world import ALONE, World
 
 
@@ -33,6 +34,8 @@ class JobMaker:
         methods: methods of the run; none for source-only.
         world: processes of the run.
         label: what a model without methods is called.
+        scores: what every epoch is scored by.
+        stop_epoch: epoch that the jobs end after; ``None`` for the last one.
     """
 
     prepared: Prepared
@@ -42,6 +45,8 @@ class JobMaker:
     methods: tuple[LoadedMethod, ...] = ()
     world: World = ALONE
     label: str = "source-only"
+    scores: ScoreSet = field(default_factory=ScoreSet)
+    stop_epoch: int | None = None
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
@@ -66,6 +71,8 @@ class JobMaker:
             label=self.config.method if self.methods else self.label,
             identity=self._identity(),
             world=self.world,
+            scores=self.scores,
+            stop_epoch=self.stop_epoch,
         )
 
     def try_methods(self) -> None:

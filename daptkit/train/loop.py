@@ -13,7 +13,13 @@ from daptkit.errors import DaptkitError
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
-from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
+from daptkit.train.checkpoint import (
+    load_checkpoint,
+    load_module,
+    load_states,
+    module_state,
+    save_checkpoint,
+)
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
@@ -27,6 +33,8 @@ from daptkit.train.optim import schedule_factor
 from daptkit.train.parallel import gather_of, parallel
 from daptkit.train.report import method_reports
 from daptkit.train.roles import Roles
+from daptkit.train.scoring import EpochScores
+from daptkit.train.selection import Choice
 from daptkit.train.signals import StopRequest, obey, stop_on_signals
 from daptkit.train.step import Step
 from daptkit.train.update import Updater
@@ -62,13 +70,15 @@ class Trainer:
         )
         self.epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / self.per_epoch))
         self.total = self.per_epoch * self.epochs
+        self.end = self.per_epoch * min(job.stop_epoch or self.epochs, self.epochs)
         self.window = Window()
         self.notes: list[str] = []
         self.step = 0
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._passes = TrainingPasses(job.net, data, job.precision, job.world)
+        self._scores = EpochScores(job)
+        self._passes = TrainingPasses(job.net, data, job.precision, job.world, self._scores.asked)
         self.metrics: MetricsLog | None = None
         self._continue()
         self._parallel = parallel(self.module, self.world)
@@ -88,12 +98,13 @@ class Trainer:
                     self._call("on_fit_start")
                 self._emit(Event(kind="fit_start", step=self.step))
                 reporter.start(self.job.label, self.total, self.step)
-                while self.step < self.total:
+                while self.step < self.end:
                     self._train_epoch(request)
                     self._end_epoch()
                     self._save()
                     obey(self.world.agreed(request.signal))
-                self._call("on_fit_end")
+                choice = self._select()
+                self._call("on_fit_end", delivered=True)
                 obey(self.world.agreed(request.signal))
         finally:
             reporter.stop()
@@ -108,6 +119,7 @@ class Trainer:
             notes=tuple(self.notes),
             parts=self.updater.parts,
             passes=self._passes.now(delivered=True),
+            choice=choice,
         )
 
     def _train_epoch(self, request: StopRequest) -> None:
@@ -195,11 +207,19 @@ class Trainer:
         self._emit(Event(kind="log", step=self.step, values={"lr": rate, **values}))
 
     def _end_epoch(self) -> None:
-        context = self._call("on_epoch_end")
+        # Epochs that are compared are passed in one precision, the last one too.
+        apart = self._scores.selects and self.job.precision.enabled
+        delivered = self.step == self.end and not apart
+        context = self._call("on_epoch_end", delivered=delivered)
         values = self.world.same(validation_values(context))
+        values |= self._scores.after_epoch(
+            context.epoch, self._passes.now(delivered=delivered), self.class_weights
+        )
         self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
-        if self.gradual is not None and self.step < self.total:
+        if self._scores.selects and self.step < self.end:
+            self.world.first(lambda: self._scores.keep(context.epoch, self._state(context.epoch)))
+        if self.gradual is not None and self.step < self.end:
             self._unfreeze(self.gradual, context.epoch, values["source_val_loss"])
 
     def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
@@ -215,10 +235,31 @@ class Trainer:
                 Event(kind="unfreeze", step=self.step, values={"trained_stages": changed.trained})
             )
 
-    def _call(self, hook: str) -> EpochContext:
+    def _state(self, epoch: int) -> dict[str, Any]:
+        """Return what a delivered model is made of, as it is now."""
+        return {
+            "epoch": epoch,
+            "module": module_state(self.module, self.job.data.from_trunk),
+            "class_weights": self.class_weights,
+            "target_prior": self.target_prior,
+        }
+
+    def _select(self) -> Choice | None:
+        """Bring the model of the chosen epoch back; ``None`` where the last one is delivered."""
+        taken = self.world.first(self._scores.take)
+        if taken is None:
+            return None
+        choice, state = taken
+        if state is not None:
+            load_module(self.module, state["module"], self.job.data.from_trunk)
+            self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
+            self._passes.forget()
+        return choice
+
+    def _call(self, hook: str, *, delivered: bool = False) -> EpochContext:
         self.module.eval()
         context = EpochContext(
-            passes=self._passes.now(delivered=self.step == self.total),
+            passes=self._passes.now(delivered=delivered),
             twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
@@ -254,6 +295,8 @@ class Trainer:
         check_weights(self.module, self.step)
         if self.job.folder is not None:
             self.world.first(self._write_checkpoint)
+            if self._scores.selects:
+                self.world.first(self._scores.tidy)
 
     def _write_checkpoint(self) -> None:
         assert self.job.folder is not None
@@ -272,6 +315,7 @@ class Trainer:
                 "window": self.window.state(),
                 "notes": self.notes,
                 "gradual": None if self.gradual is None else self.gradual.state(),
+                "selection": self._scores.state(),
             },
         )
 
@@ -305,6 +349,7 @@ class Trainer:
         self.notes = list(state["notes"])
         if self.gradual is not None:
             self.gradual.load_state(state["gradual"])
+        self._scores.load_state(state.get("selection"))
         if state["processes"] != self.world.size:
             self.job.reporter.line(
                 f"{self.job.label}: continued by {self.world.size} processes instead of"

@@ -105,6 +105,7 @@ def run_figures(
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
         "prior": _priors(prepared, twin, adapted, scratch),
+        "selection": None if final.fit.choice is None else final.fit.choice.to_json(),
         "prior_interval": "patient" if _patients_known(prepared) else "image",
         "collapse": collapse_check(predicted, prepared.classes).to_json(),
         "notes": list(final.fit.notes),

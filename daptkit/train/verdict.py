@@ -66,7 +66,13 @@ class Judgement:
 
 
 def judge_run(
-    prepared: Prepared, twin: Delivered, adapted: Delivered, *, guard: bool, seed: int
+    prepared: Prepared,
+    twin: Delivered,
+    adapted: Delivered,
+    *,
+    guard: bool,
+    seed: int,
+    diagnosis: ShiftDiagnosis | None = None,
 ) -> Judgement:
     """Judge an adapted model beside its source-only twin; no target label is read.
 
@@ -76,8 +82,9 @@ def judge_run(
         adapted: the model of the methods.
         guard: ``--guard``.
         seed: of resampling.
+        diagnosis: :func:`diagnose_twin`, where it was made before.
     """
-    diagnosis = diagnose_twin(prepared, twin, seed)
+    diagnosis = diagnosis or diagnose_twin(prepared, twin, seed)
     kind = diagnosis.kind
     samples = {name: model_sample(prepared, m) for name, m in _named(twin, adapted)}
     heads = {name: linear_heads(prepared, m, seed) for name, m in _named(twin, adapted)}

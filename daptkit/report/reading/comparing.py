@@ -130,6 +130,13 @@ def estimate_columns(data: Data) -> list[tuple[str, str]]:
     return [(name, title) for name, title in ESTIMATES.items() if name in here]
 
 
+def score_columns(data: Data) -> dict[str, str]:
+    """Return the selection scores with their titles, those of plugins after daptkit's own."""
+    here = dict.fromkeys(name for cell in data["cells"] for name in cell["values"])
+    found = [name.removeprefix("score_") for name in here if name.startswith("score_")]
+    return SCORE_NAMES | {name: name for name in found if name not in SCORE_NAMES}
+
+
 def estimate_text(cell: Data, name: str) -> str:
     """Return one estimate of a run as a percentage."""
     return percent(cell["values"].get(f"estimate_{name}"))
