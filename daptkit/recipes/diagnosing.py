@@ -40,6 +40,7 @@ from daptkit.shift import (
     diagnose_shift,
     recommend_methods,
 )
+from daptkit.shift.choice import FITTED
 from daptkit.train.domains import Rows
 from daptkit.train.progress import Reporter, SilentReporter
 
@@ -183,7 +184,7 @@ def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
 def _calibration(sites: Sites) -> Calibration:
     source = sites.source
     return choose_calibration(
-        source.logits, sites.labels, groups=source.groups, seed=sites.config.seed
+        source.logits, sites.labels, groups=source.groups, kinds=FITTED, seed=sites.config.seed
     ).calibration
 
 

@@ -162,6 +162,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "from_scratch": source.from_scratch(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
+        "calibration_choice": [source.calibration_choice(report, m) for m in report["calibration"]],
         "calibration_basis": source.calibration_basis(report),
     }
 

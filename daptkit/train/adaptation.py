@@ -295,4 +295,4 @@ def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | 
     prepared = maker.prepared
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
-    return with_rule(net, prepared.classes, passes, apart, fit, maker.config.decide)
+    return with_rule(net, prepared.classes, prepared.data, passes, apart, fit, maker.config.decide)

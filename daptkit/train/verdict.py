@@ -118,14 +118,12 @@ def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], 
 def model_sample(prepared: Prepared, model: Delivered) -> Sample:
     """Return what a model says of the images that its rule was fitted on, and of the target."""
     data, held = prepared.data, model.held_out
-    every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows = every if held.folds > 1 else data.val_rows
     return sample_under_rule(
         model.rule,
         held.logits,
         held.labels,
         model.passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
+        source_groups=data.source.groups[held.rows(data)],
         target_groups=data.target.groups[data.target_rows],
     )
 
