@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daptkit.assess.accuracy import Sample, sample_of
-from daptkit.assess.accuracy.estimates import Draws
+from daptkit.assess.accuracy.estimates import Draws, estimate_draws
 from daptkit.assess.evidence import VerdictLimits, count_differences, paired_differences
 from daptkit.assess.paired import audit_difference, lost_balanced_accuracy
 from daptkit.assess.verdict import Verdict, judge
@@ -83,9 +83,26 @@ def test_confidence_does_not_count_for_methods_that_train_it():
     assert not set(found.counted) & {"atc", "atc_entropy", "doc"}
     # Agreement still speaks where it may speak alone, and not where it needs a second family.
     assert found.verdict == "helped"
+    assert not any("not asked" in reason for reason in found.reasons)  # it decided nothing
     assert verdict_of(twin, adapted, kind="both", raises_confidence=True, **heads).verdict == (
         "no evidence"
     )
+
+
+@pytest.mark.parametrize(("move", "otherwise"), [(0.05, "helped"), (-0.05, "hurt")])
+def test_where_unasked_confidence_would_decide_the_reasons_say_so(move: float, otherwise: str):
+    _, twin, adapted, before, after = moved_pair()
+    drawn = estimate_draws(twin, target_heads=before, n_bootstrap=50)
+    moved = Draws(
+        {name: value + move for name, value in drawn.values.items()},
+        {name: draws + move for name, draws in drawn.replicates.items()},
+    )
+    given = {"twin_heads": before, "adapted_heads": after, "drawn": (drawn, moved), "kind": "both"}
+    assert verdict_of(twin, adapted, **given).verdict == otherwise
+    found = verdict_of(twin, adapted, raises_confidence=True, **given)
+    assert (found.verdict, found.deliver) == ("no evidence", "adapted")
+    assert found.reasons[-1].startswith("estimates by confidence were not asked")
+    assert found.reasons[-1].endswith(f"with them the verdict would be: {otherwise}")
 
 
 def test_collapse_hurt_unless_the_prior_allows_it():

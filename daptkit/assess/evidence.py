@@ -260,3 +260,11 @@ def difference_text(names: tuple[str, ...], differences: dict[str, Estimate]) ->
         f"estimated accuracy on the target {word} by {abs(value):.2f} "
         f"({low:+.2f} to {high:+.2f}) by " + ", ".join(names)
     )
+
+
+def unasked_text(otherwise: str) -> str:
+    """Say why estimates by confidence, with which the verdict were another, were not asked."""
+    return (
+        "estimates by confidence were not asked, since a method's loss raises confidence on the "
+        f"target, whether right or not; with them the verdict would be: {otherwise}"
+    )

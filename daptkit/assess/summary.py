@@ -70,7 +70,8 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
-            ``calibration``, by model, and ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
+            ``calibration`` by model; ``forgotten`` of a run with a method, ``unfreezing`` of a
+            gradual run.
         verdict: of a run with a method.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]

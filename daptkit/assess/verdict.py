@@ -21,6 +21,7 @@ from daptkit.assess.evidence import (
     paired_differences,
     renamed,
     source_loss,
+    unasked_text,
     unknowable,
 )
 from daptkit.assess.identity import beyond_prior
@@ -122,7 +123,8 @@ def judge(
         prior_high: (K,) upper ends.
         feature_gap: :func:`daptkit.shift.feature_gap` of the twin's features; ``None`` or NaN if
             not measured.
-        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM).
+        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM):
+            estimates by confidence are not asked, which the reasons say where it decides.
         classes: names, for the sentences.
         limits: see :class:`VerdictLimits`.
         n_bootstrap: paired resamples of patients of both domains.
@@ -162,20 +164,28 @@ def judge(
         )
     harmed = harm(twin, adapted, loss, prior_high, limit, names)
     unknown = unknowable(twin, before, agreed, feature_gap, outside is not None, limit)
-    against = renamed(twin, adapted, names)
-    if counted.down and not counted.up:
-        against.append(difference_text(counted.down, differences))
+    other_names = renamed(twin, adapted, names)
     doubted = doubts(twin, adapted, stability, outside, limit)
-    if harmed:
-        verdict, reasons = HURT, harmed
-    elif unknown:
-        verdict, reasons = CANNOT_KNOW, unknown
-    elif against:
-        verdict, reasons = HURT, against
-    elif counted.up and not counted.down and not doubted:
-        verdict, reasons = HELPED, [difference_text(counted.up, differences)]
-    else:
-        verdict, reasons = NO_EVIDENCE, _why_none(counted, doubted)
+
+    def said_by(counted: Counted) -> tuple[str, list[str]]:
+        against = list(other_names)
+        if counted.down and not counted.up:
+            against.append(difference_text(counted.down, differences))
+        if harmed:
+            return HURT, harmed
+        if unknown:
+            return CANNOT_KNOW, unknown
+        if against:
+            return HURT, against
+        if counted.up and not counted.down and not doubted:
+            return HELPED, [difference_text(counted.up, differences)]
+        return NO_EVIDENCE, _why_none(counted, doubted)
+
+    verdict, reasons = said_by(counted)
+    if raises_confidence:
+        otherwise, _ = said_by(count_differences(differences, kind, False))
+        if otherwise != verdict:
+            reasons = [*reasons, unasked_text(otherwise)]
     return Verdict(
         verdict=verdict,
         deliver="source-only" if verdict == HURT else "adapted",

@@ -178,6 +178,7 @@ def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
         diagnosis,
         {p.name: frozenset(p.addresses) for p in methods},
         {p.name: frozenset(p.roles) for p in methods},
+        risks={p.name: frozenset(p.risks) for p in methods},
     )
 
 

@@ -47,9 +47,9 @@ def fit_rule(
         target_prior: (K,) q, or ``None`` where the target keeps the source's prior.
         decide: ``map``, ``balanced`` or ``sens=CLASS:VALUE``.
         classes: K names.
-        calibration: a kind of :data:`daptkit.shift.calibration.KINDS`, ``"cross-validated"`` for
-            what :func:`daptkit.shift.choose_calibration` chooses of those that are fitted, or ``None`` for temperature with class biases
-            as far as there are images for them.
+        calibration: a kind of :data:`daptkit.shift.calibration.KINDS`; ``"cross-validated"`` for
+            what :func:`daptkit.shift.choose_calibration` chooses of those that are fitted;
+            ``None`` for temperature with class biases as far as there are images for them.
         groups: (N,) patients, for ``"cross-validated"``; one per image if ``None``.
 
     Raises:

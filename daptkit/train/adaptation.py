@@ -279,7 +279,14 @@ def _train_methods(
     job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
     adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
     judgement = world.first(
-        lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
+        lambda: judge_run(
+            prepared,
+            twin,
+            adapted,
+            guard=config.guard,
+            seed=config.seed,
+            raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
+        )
     )
     meta = model_meta(maker.methods, prepared)
     if judgement.delivers_twin:

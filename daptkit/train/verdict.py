@@ -38,12 +38,14 @@ class Judgement:
         diagnosis: of the shift, on the twin's features.
         estimates: model to its accuracy estimates, plain values.
         guard: whether the verdict decides what is delivered.
+        raises_confidence: whether a method's loss raises confidence on the target.
     """
 
     verdict: Verdict
     diagnosis: ShiftDiagnosis
     estimates: dict[str, list[dict[str, Any]]]
     guard: bool
+    raises_confidence: bool = False
 
     @property
     def delivers_twin(self) -> bool:
@@ -55,6 +57,7 @@ class Judgement:
         return {
             **self.verdict.to_json(),
             "guard": self.guard,
+            "raises_confidence": self.raises_confidence,
             "delivered": "source-only" if self.delivers_twin else "adapted",
             "shift": {
                 "kind": self.diagnosis.kind,
@@ -66,7 +69,13 @@ class Judgement:
 
 
 def judge_run(
-    prepared: Prepared, twin: Delivered, adapted: Delivered, *, guard: bool, seed: int
+    prepared: Prepared,
+    twin: Delivered,
+    adapted: Delivered,
+    *,
+    guard: bool,
+    seed: int,
+    raises_confidence: bool = False,
 ) -> Judgement:
     """Judge an adapted model beside its source-only twin; no target label is read.
 
@@ -76,6 +85,7 @@ def judge_run(
         adapted: the model of the methods.
         guard: ``--guard``.
         seed: of resampling.
+        raises_confidence: whether a method of the run declares that its loss raises confidence.
     """
     diagnosis = diagnose_twin(prepared, twin, seed)
     kind = diagnosis.kind
@@ -96,6 +106,7 @@ def judge_run(
         prior_low=None if trusted is None else as_numpy(trusted[0]),
         prior_high=None if trusted is None else as_numpy(trusted[1]),
         feature_gap=_gap(prepared, twin, diagnosis, seed),
+        raises_confidence=raises_confidence,
         classes=prepared.classes,
         n_bootstrap=N_BOOTSTRAP,
         seed=seed,
@@ -108,7 +119,13 @@ def judge_run(
         ]
         for name, sample in samples.items()
     }
-    return Judgement(verdict=verdict, diagnosis=diagnosis, estimates=estimates, guard=guard)
+    return Judgement(
+        verdict=verdict,
+        diagnosis=diagnosis,
+        estimates=estimates,
+        guard=guard,
+        raises_confidence=raises_confidence,
+    )
 
 
 def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], ...]:
