@@ -201,6 +201,7 @@ def environment() -> jinja2.Environment:
     environment.filters["data_uri"] = _data_uri
     environment.filters["interval_sentence"] = source.interval_sentence
     environment.globals["LONG"] = words.LONG
+    environment.globals["RELIABILITY"] = words.RELIABILITY
     return environment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daptkit.report.reading.words import DASH, between, listing, percent
+from daptkit.report.reading.words import DASH, RELIABILITY, between, listing, percent
 
 Data = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def assumptions(data: Data) -> list[tuple[str, str, str]]:
             if estimate["reliability"] not in levels:
                 levels.append(estimate["reliability"])
     return [
-        (ESTIMATES[name], assumption, listing(levels))
+        (ESTIMATES[name], assumption, listing([RELIABILITY[level] for level in levels]))
         for name, (assumption, levels) in found.items()
     ]
 
