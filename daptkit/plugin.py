@@ -44,6 +44,14 @@ NEEDS = frozenset({"source", "source_labels", "target", "target_views", "teacher
 ROLES = frozenset({"class_weights", "target_prior", "inputs", "features", "norm"})
 TRAINS = ("all", "backbone", "norm_affine", "none")
 SHIFTS = frozenset({"covariate", "label", "concept"})
+RISKS = frozenset({"adversarial", "own_predictions", "narrow"})
+"""What can go wrong with a method by its nature.
+
+``adversarial``: two players train against each other, so that it may not converge, above all with
+few images. ``own_predictions``: its loss takes the model's own predictions of target images for
+right, so that mistakes feed themselves. ``narrow``: it corrects one sort of difference, such as
+colour, and leaves the rest.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,12 @@ class MethodSpec:
         trains: parameters that the method trains, one of :data:`TRAINS`.
         api: major version of the contract that the method was written for.
         reference: paper, for example ``"arXiv:1505.07818"``.
+        raises_confidence: whether its loss rewards sure predictions of target images, right or
+            wrong, as minimal entropy, class confusion (MCC) or the nuclear norm (BNM) do. A loss
+            that makes the sites alike does not: it is no smaller for surer predictions of both.
+            Confidence is then no evidence that adapting helped.
+        risks: what can go wrong with it by its nature, a subset of :data:`RISKS`; of methods that
+            fit a diagnosis those with fewer come first.
     """
 
     name: str
@@ -78,6 +92,8 @@ class MethodSpec:
     trains: str = "all"
     api: int = API_VERSION
     reference: str = ""
+    raises_confidence: bool = False
+    risks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

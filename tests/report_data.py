@@ -277,6 +277,13 @@ def _calibration(rng: np.random.Generator) -> dict[str, Any]:
         "cross_fitted": True,
         "calibrated": _curve(rng, 0.0),
         "uncalibrated": _curve(rng, 0.12),
+        "choice": {
+            "kind": "bcts",
+            "nll": {"temperature": 0.4312, "bcts": 0.4021, "vector": 0.4019},
+            "standard_error": {"temperature": 0.004, "bcts": 0.001, "vector": 0.0},
+            "folds": 5,
+            "note": "",
+        },
     }
 
 

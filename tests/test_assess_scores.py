@@ -312,6 +312,8 @@ def test_scores_of_even_splits_count_only_where_frequencies_are_the_sources():
         weights = score_weights(kind, False)
         assert weights["bnm"] == weights["im"] == 0.0
         assert score_weights(kind, True)["im"] == 1.0
+        trained = score_weights(kind, True, raises_confidence=True)
+        assert {name for name, weight in trained.items() if weight} == {"iwcv"}
 
 
 def test_nothing_is_chosen_where_every_candidate_is_vetoed():

@@ -22,6 +22,7 @@ from daptkit.errors import DaptkitError, DataError, PluginError, Terminated
 from daptkit.recipes.cell_choice import combine
 from daptkit.recipes.cells import Plan
 from daptkit.recipes.comparing import Comparison
+from daptkit.report.reading.comparing import weights_line
 from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
 from fakes import tiny_config, write_npz
@@ -446,6 +447,26 @@ def test_ranks_are_means_of_places_within_the_seeds() -> None:
     # Equal means: the higher source accuracy, then source-only, which comes first.
     assert found["order"] == ["b", "none", "a"] and found["recommended"] == "b"
     assert found["seeds"]["0"]["order"] == ["a", "none", "b"]
+
+
+def test_scores_of_the_target_do_not_choose_among_methods_that_train_them() -> None:
+    """A sure model is best by every such score, but wrong where it resembles the target."""
+    measured = {f"{m}-seed{k}": measures(p) for m, p in (("none", 2), ("sure", 1)) for k in (0, 1)}
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["scores"]["iwcv"] = 3.0
+    trusting = combine(plan("none", "sure"), measured)
+    assert trusting["recommended"] == "sure" and trusting["raise_confidence"] == []
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["raises_confidence"] = True
+    found = combine(plan("none", "sure"), measured)
+    assert found["recommended"] == "none" and found["raise_confidence"] == ["sure"]
+    assert found["seeds"]["0"]["weights"] == {n: float(n == "iwcv") for n in measures(1)["scores"]}
+    said = weights_line({"choice": found})
+    assert "IW 1, ATC 0" in said and "The loss of sure raises confidence on the target" in said
+    # One that is vetoed takes part in no ranking, so the others are ranked as ever.
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["vetoes"] = ["x"]
+    assert combine(plan("none", "sure"), measured)["seeds"]["0"]["weights"]["atc"] == 0.5
 
 
 def test_a_method_that_is_vetoed_or_fails_in_one_seed_has_no_rank() -> None:

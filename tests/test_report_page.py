@@ -104,6 +104,7 @@ def test_every_section_shows_its_numbers(page: str, data: dict[str, Any]) -> Non
             f"{scores[model]['nll']['value']:.3f}",
             f"error {data['calibration'][model]['uncalibrated']['ece']:.3f} uncalibrated",
             f"{data['calibration'][model]['calibrated']['ece']:.3f} calibrated",
+            f"a temperature {data['calibration'][model]['choice']['nll']['temperature']:.3f}",
         ]
         expected += [str(n) for row in scores[model]["confusion_matrix"] for n in row]
     assert [number for number in expected if number not in text] == []

@@ -15,7 +15,13 @@ from daptkit.report.reading.domains import agreement, basis, closeness, margin, 
 from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
-from daptkit.report.reading.source import calibration, forgotten, from_scratch, task_kept
+from daptkit.report.reading.source import (
+    calibration,
+    calibration_choice,
+    forgotten,
+    from_scratch,
+    task_kept,
+)
 from daptkit.report.reading.training import (
     panels,
     read_discriminator,
@@ -193,6 +199,23 @@ def test_confidence_of_few_images_is_not_judged(report: dict[str, Any], n: int, 
     curve = {"ece": 0.1, "bins": [{"n": n, "confidence": 0.9, "accuracy": 0.8}]}
     report["calibration"]["adapted"] = {"uncalibrated": curve, "calibrated": curve}
     assert ("too sure" in calibration(report, "adapted")) is told
+
+
+def test_the_chosen_calibration_is_named_with_its_figures(report: dict[str, Any]) -> None:
+    said = calibration_choice(report, "adapted")
+    assert said.startswith("The adapted model is calibrated by a temperature and a bias for each")
+    assert "a temperature 0.431" in said and "a scale and a bias for each class 0.402" in said
+    report["calibration"]["adapted"]["choice"] = {
+        "kind": "temperature",
+        "nll": {},
+        "note": "one patient alone is held out",
+    }
+    said = calibration_choice(report, "adapted")
+    assert (
+        said == "The adapted model is calibrated by a temperature. One patient alone is held out."
+    )
+    del report["calibration"]["adapted"]["choice"]  # as in reports of before
+    assert calibration_choice(report, "adapted") == ""
 
 
 @pytest.mark.parametrize("k", [2, 40])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from daptkit.assess import judge
 from daptkit.config import AdaptConfig
 from daptkit.method import Method
 from daptkit.recipes import adapt, predict
@@ -115,6 +116,30 @@ def test_a_method_that_changes_nothing_is_no_evidence(
     assert all(d["value"] == 0.0 for d in verdict["estimated_differences"].values())
     assert verdict["delivered"] == "adapted"
     assert not RunFolder(result.out).adapted.root.exists()
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_what_a_method_declares_of_its_loss_reaches_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    """Of several methods one that raises confidence is enough."""
+    given: list[bool] = []
+
+    def watched(*samples: Any, raises_confidence: bool, **values: Any) -> Any:
+        given.append(raises_confidence)
+        return judge(*samples, raises_confidence=raises_confidence, **values)
+
+    monkeypatch.setattr("daptkit.train.verdict.judge", watched)
+    loaded = [
+        in_process(Idle, "quiet"),
+        in_process(Idle, "sure", raises_confidence=declared),
+    ]
+    monkeypatch.setattr(adaptation, "load_methods", lambda names: loaded)
+    config = tiny_config(tmp_path, method="quiet+sure")
+    verdict = run_adaptation(config, SilentReporter()).record["verdict"]
+    assert given == [declared]
+    assert verdict["raises_confidence"] is declared
+    assert bool(set(verdict["counted"]) & {"atc", "doc"}) is not declared
 
 
 def test_no_target_label_has_a_part_in_it(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def renamed(twin: Sample, adapted: Sample, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def upheaval(before: Draws, changed: float, counted: Counted) -> list[str]:
+def upheaval(before: Draws, changed: float, names: tuple[str, ...]) -> list[str]:
     """Return why to keep the source-only model though nothing proves harm; empty if nothing does.
 
     Of the images whose class changes, the source-only model can have had no more wrong than it has
@@ -238,9 +238,9 @@ def upheaval(before: Draws, changed: float, counted: Counted) -> list[str]:
     Args:
         before: estimates of the source-only model.
         changed: share of target images on which the models' classes differ, c.
-        counted: what the differences say.
+        names: estimators that may be asked.
     """
-    asked = [n for n in counted.names if FAMILIES[n] != "agreement" and n in before.values]
+    asked = [n for n in names if FAMILIES[n] != "agreement" and n in before.values]
     if not asked:
         return []
     accuracy = min(before.values[n] for n in asked)
@@ -286,4 +286,12 @@ def difference_text(names: tuple[str, ...], differences: dict[str, Estimate]) ->
     return (
         f"estimated accuracy on the target {word} by {abs(value):.2f} "
         f"({low:+.2f} to {high:+.2f}) by " + ", ".join(names)
+    )
+
+
+def unasked_text(otherwise: str) -> str:
+    """Say why estimates by confidence, with which the verdict were another, were not asked."""
+    return (
+        "estimates by confidence were not asked, since a method's loss raises confidence on the "
+        f"target, whether right or not; with them the verdict would be: {otherwise}"
     )

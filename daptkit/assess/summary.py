@@ -70,14 +70,15 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
-            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run, ``selection`` of
-            one that chose its epoch.
+            ``calibration`` by model; ``forgotten`` of a run with a method, ``unfreezing`` of a
+            gradual run, ``selection`` of one that chose its epoch.
         verdict: of a run with a method.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
         "source validation", figures["source_validation"], ("accuracy", "balanced_accuracy")
     )
+    lines += _calibration(figures.get("calibration", {}))
     lines += _forgotten(figures.get("forgotten"))
     lines += _two_columns(
         "divergence of the domains",
@@ -155,6 +156,22 @@ def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
         f"balanced accuracy {what} at the source by adapting: {_number(abs(lost['value']))}{ends}"
     )
     return [text, ""]
+
+
+CALIBRATIONS = {
+    "identity": "nothing",
+    "temperature": "a temperature",
+    "bcts": "a temperature and a bias for each class",
+    "vector": "a scale and a bias for each class",
+}
+"""Kinds of calibration, as what logits are corrected by."""
+
+
+def _calibration(choices: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    known = {name: choice for name, choice in choices.items() if choice is not None}
+    parts = [f"{CALIBRATIONS[choice['kind']]} ({name})" for name, choice in known.items()]
+    notes = dict.fromkeys(choice["note"] for choice in known.values() if choice["note"])
+    return [f"calibrated by {', '.join(parts)}", *(f"  {n}" for n in notes), ""] if known else []
 
 
 VERDICTS = {

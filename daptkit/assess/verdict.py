@@ -21,6 +21,7 @@ from daptkit.assess.evidence import (
     paired_differences,
     renamed,
     source_loss,
+    unasked_text,
     unknowable,
     upheaval,
 )
@@ -124,7 +125,8 @@ def judge(
         prior_high: (K,) upper ends.
         feature_gap: :func:`daptkit.shift.feature_gap` of the twin's features; ``None`` or NaN if
             not measured.
-        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM).
+        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM):
+            estimates by confidence are not asked, which the reasons say where it decides.
         classes: names, for the sentences.
         limits: see :class:`VerdictLimits`.
         n_bootstrap: paired resamples of patients of both domains.
@@ -164,26 +166,36 @@ def judge(
         )
     harmed = harm(twin, adapted, loss, prior_high, limit, names)
     unknown = unknowable(twin, before, agreed, feature_gap, outside is not None, limit)
-    against = renamed(twin, adapted, names)
-    if counted.down and not counted.up:
-        against.append(difference_text(counted.down, differences))
+    other_names = renamed(twin, adapted, names)
     doubted = doubts(twin, adapted, stability, outside, limit)
+
+    def said_by(counted: Counted) -> tuple[str, list[str]]:
+        against = list(other_names)
+        if counted.down and not counted.up:
+            against.append(difference_text(counted.down, differences))
+        if harmed:
+            return HURT, harmed
+        if unknown:
+            return CANNOT_KNOW, unknown
+        if against:
+            return HURT, against
+        if counted.up and not counted.down and not doubted:
+            return HELPED, [difference_text(counted.up, differences)]
+        return NO_EVIDENCE, _why_none(counted, doubted)
+
+    verdict, reasons = said_by(counted)
+    if raises_confidence:
+        otherwise, _ = said_by(count_differences(differences, kind, False))
+        if otherwise != verdict:
+            reasons = [*reasons, unasked_text(otherwise)]
     careful: list[str] = []
-    if harmed:
-        verdict, reasons = HURT, harmed
-    elif unknown:
-        verdict, reasons = CANNOT_KNOW, unknown
-    elif against:
-        verdict, reasons = HURT, against
-    elif counted.up and not counted.down and not doubted:
-        verdict, reasons = HELPED, [difference_text(counted.up, differences)]
-    else:
-        careful = upheaval(before, changed, counted)
-        verdict, reasons = NO_EVIDENCE, _why_none(counted, doubted) + careful
+    if verdict == NO_EVIDENCE:
+        # The method did not train the source-only model's confidence, so all of it is asked.
+        careful = upheaval(before, changed, count_differences(differences, kind, False).names)
     return Verdict(
         verdict=verdict,
         deliver="source-only" if verdict == HURT or careful else "adapted",
-        reasons=tuple(reasons),
+        reasons=(*reasons, *careful),
         differences=differences,
         counted=counted.names,
         source_loss=loss,

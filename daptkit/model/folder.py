@@ -24,7 +24,8 @@ from daptkit.model.files import file_sha256
 from daptkit.model.network import AdaptNet
 from daptkit.run import atomic_write, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
+"""Newest format that is read and written: 2 has rules whose calibration scales classes apart."""
 WEIGHTS_FILE = "model.safetensors"
 META_FILE = "model.json"
 _OWN_KEYS = ("format", "daptkit", "architecture", "classes", "conversion", "rule", "weights")
@@ -91,7 +92,7 @@ def save_model_folder(
         content = save(tensors)
         atomic_write(temporary / WEIGHTS_FILE, content)
         meta = {
-            "format": FORMAT,
+            "format": _format_needed(rule),
             "daptkit": daptkit.__version__,
             "architecture": config.to_json(),
             "classes": list(classes),
@@ -113,6 +114,11 @@ def save_model_folder(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _format_needed(rule: Mapping[str, Any]) -> int:
+    """Return the oldest format whose readers understand all of it, so that they can read on."""
+    return 2 if rule.get("calibration", {}).get("scale") else 1
 
 
 def _publish(temporary: Path, folder: Path) -> None:

@@ -98,6 +98,7 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
         "vetoes": list(vetoes),
         "collapse": figures["collapse"],
         "divergence": _plain(figures["divergence"][name]),
+        "raises_confidence": judged is not None and judged["raises_confidence"],
         "verdict": judged and {key: judged[key] for key in ("verdict", "reasons")},
         "train_seconds": record["timings"]["train_seconds"] if trained_here else None,
         "plugins": record["plugins"],

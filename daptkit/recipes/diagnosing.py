@@ -40,6 +40,7 @@ from daptkit.shift import (
     diagnose_shift,
     recommend_methods,
 )
+from daptkit.shift.choice import FITTED
 from daptkit.train.domains import Rows
 from daptkit.train.progress import Reporter, SilentReporter
 
@@ -177,13 +178,14 @@ def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
         diagnosis,
         {p.name: frozenset(p.addresses) for p in methods},
         {p.name: frozenset(p.roles) for p in methods},
+        risks={p.name: frozenset(p.risks) for p in methods},
     )
 
 
 def _calibration(sites: Sites) -> Calibration:
     source = sites.source
     return choose_calibration(
-        source.logits, sites.labels, groups=source.groups, seed=sites.config.seed
+        source.logits, sites.labels, groups=source.groups, kinds=FITTED, seed=sites.config.seed
     ).calibration
 
 

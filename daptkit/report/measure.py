@@ -73,7 +73,10 @@ def measure_run(
         "selection": figures.get("selection"),
         "from_scratch": None if trained.scratch is None else _validation(trained, trained.scratch),
         "source_validation_by_site": _by_site(trained, models),
-        "calibration": {name: _calibration(model) for name, model in models.items()},
+        "calibration": {
+            name: _calibration(model) | {"choice": figures.get("calibration", {}).get(name)}
+            for name, model in models.items()
+        },
         "true_scores": None if true_scores is None else dict(true_scores),
     }
     projection = pending.result()

@@ -163,6 +163,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "from_scratch": source.from_scratch(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
+        "calibration_choice": [source.calibration_choice(report, m) for m in report["calibration"]],
         "calibration_basis": source.calibration_basis(report),
     }
 
@@ -201,6 +202,7 @@ def environment() -> jinja2.Environment:
     environment.filters["data_uri"] = _data_uri
     environment.filters["interval_sentence"] = source.interval_sentence
     environment.globals["LONG"] = words.LONG
+    environment.globals["RELIABILITY"] = words.RELIABILITY
     return environment
 
 

@@ -22,15 +22,11 @@ from daptkit.shift.gap import feature_gap
 from daptkit.shift.imagestats import image_statistics
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
 from daptkit.shift.movedprior import moved_prior_test
-from daptkit.shift.prediction import (
-    PredictionRule,
-    fit_rule,
-    parse_decide,
-    sensitivity_threshold,
-)
+from daptkit.shift.prediction import PredictionRule, parse_decide
 from daptkit.shift.priortest import prior_test
 from daptkit.shift.recommend import Recommendation, recommend_methods
 from daptkit.shift.residual import residual_test
+from daptkit.shift.rulefit import fit_chosen_rule, fit_rule, sensitivity_threshold
 from daptkit.shift.trust import TrustLimits
 from daptkit.shift.twosample import ShiftTest, domain_test
 from daptkit.shift.weights import importance_weights
@@ -62,6 +58,7 @@ __all__ = [
     "estimate_prior",
     "feature_gap",
     "fit_calibration",
+    "fit_chosen_rule",
     "fit_rule",
     "hard_predictions",
     "image_statistics",

@@ -301,7 +301,13 @@ def _train_methods(
     adapted = _with_rule(maker, job.net, fit, None)
     judgement = world.first(
         lambda: judge_run(
-            prepared, twin, adapted, guard=config.guard, seed=config.seed, diagnosis=found
+            prepared,
+            twin,
+            adapted,
+            guard=config.guard,
+            seed=config.seed,
+            diagnosis=found,
+            raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
         )
     )
     meta = model_meta(maker.methods, prepared)
@@ -334,4 +340,4 @@ def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | 
     prepared = maker.prepared
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
-    return with_rule(net, prepared.classes, passes, apart, fit, maker.config.decide)
+    return with_rule(net, prepared.classes, prepared.data, passes, apart, fit, maker.config.decide)

@@ -100,6 +100,9 @@ def run_figures(
             name: _source_validation(prepared, model)
             for name, model in {**({SCRATCH: scratch} if scratch else {}), **columns}.items()
         },
+        "calibration": {
+            name: model.choice and model.choice.to_json() for name, model in columns.items()
+        },
         "forgotten": None if adapted is None else _forgotten(config, prepared, twin, adapted),
         "divergence": {
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()

@@ -38,12 +38,14 @@ class Judgement:
         diagnosis: of the shift, on the twin's features.
         estimates: model to its accuracy estimates, plain values.
         guard: whether the verdict decides what is delivered.
+        raises_confidence: whether a method's loss raises confidence on the target.
     """
 
     verdict: Verdict
     diagnosis: ShiftDiagnosis
     estimates: dict[str, list[dict[str, Any]]]
     guard: bool
+    raises_confidence: bool = False
 
     @property
     def delivers_twin(self) -> bool:
@@ -55,6 +57,7 @@ class Judgement:
         return {
             **self.verdict.to_json(),
             "guard": self.guard,
+            "raises_confidence": self.raises_confidence,
             "delivered": "source-only" if self.delivers_twin else "adapted",
             "shift": {
                 "kind": self.diagnosis.kind,
@@ -73,6 +76,7 @@ def judge_run(
     guard: bool,
     seed: int,
     diagnosis: ShiftDiagnosis | None = None,
+    raises_confidence: bool = False,
 ) -> Judgement:
     """Judge an adapted model beside its source-only twin; no target label is read.
 
@@ -83,6 +87,7 @@ def judge_run(
         guard: ``--guard``.
         seed: of resampling.
         diagnosis: :func:`diagnose_twin`, where it was made before.
+        raises_confidence: whether a method of the run declares that its loss raises confidence.
     """
     diagnosis = diagnosis or diagnose_twin(prepared, twin, seed)
     kind = diagnosis.kind
@@ -103,6 +108,7 @@ def judge_run(
         prior_low=None if trusted is None else as_numpy(trusted[0]),
         prior_high=None if trusted is None else as_numpy(trusted[1]),
         feature_gap=_gap(prepared, twin, diagnosis, seed),
+        raises_confidence=raises_confidence,
         classes=prepared.classes,
         n_bootstrap=N_BOOTSTRAP,
         seed=seed,
@@ -115,7 +121,13 @@ def judge_run(
         ]
         for name, sample in samples.items()
     }
-    return Judgement(verdict=verdict, diagnosis=diagnosis, estimates=estimates, guard=guard)
+    return Judgement(
+        verdict=verdict,
+        diagnosis=diagnosis,
+        estimates=estimates,
+        guard=guard,
+        raises_confidence=raises_confidence,
+    )
 
 
 def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], ...]:
@@ -125,14 +137,12 @@ def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], 
 def model_sample(prepared: Prepared, model: Delivered) -> Sample:
     """Return what a model says of the images that its rule was fitted on, and of the target."""
     data, held = prepared.data, model.held_out
-    every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows = every if held.folds > 1 else data.val_rows
     return sample_under_rule(
         model.rule,
         held.logits,
         held.labels,
         model.passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
+        source_groups=data.source.groups[held.rows(data)],
         target_groups=data.target.groups[data.target_rows],
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from daptkit.report.diagnosis import words
 from daptkit.report.diagnosis.words import Found
+from daptkit.report.reading.words import RELIABILITY
 
 _WIDTH = 100
 _DIFFERENCES = 6
@@ -91,7 +92,7 @@ def _estimates(found: Found) -> list[str]:
         value = words.interval(row["estimated_accuracy"])
         lines += [
             f"  {value.ljust(22)} {words.ESTIMATES.get(row['name'], row['name'])}:"
-            f" {words.RELIABILITY[row['reliability']]}",
+            f" {RELIABILITY[row['reliability']]}",
             *_wrapped(f"if {row['assumption']}", "      "),
         ]
     return [*lines, ""]

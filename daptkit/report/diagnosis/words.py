@@ -47,14 +47,6 @@ ESTIMATES = {
     "aline": "agreement on the line",
 }
 
-RELIABILITY = {
-    "holds": "should hold",
-    "indicative": "indicative",
-    "doubtful": "doubtful",
-    "fails": "fails here",
-    "unknown": "unknown",
-}
-
 STATISTICS = {
     "intensity_mean": "mean intensity",
     "intensity_q05": "intensity, 5th percentile",

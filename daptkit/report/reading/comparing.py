@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daptkit.report.reading.words import DASH, between, listing, percent
+from daptkit.report.reading.words import DASH, RELIABILITY, between, listing, percent
 
 Data = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def assumptions(data: Data) -> list[tuple[str, str, str]]:
             if estimate["reliability"] not in levels:
                 levels.append(estimate["reliability"])
     return [
-        (ESTIMATES[name], assumption, listing(levels))
+        (ESTIMATES[name], assumption, listing([RELIABILITY[level] for level in levels]))
         for name, (assumption, levels) in found.items()
     ]
 
@@ -154,7 +154,18 @@ def weights_line(data: Data) -> str:
     if not weights or any(one != weights[0] for one in weights):
         return "Their weights follow from the diagnosis, which differs between the seeds."
     parts = [f"{SCORE_NAMES[n].split()[0]} {w:g}" for n, w in weights[0].items()]
-    return f"Weights under this diagnosis: {', '.join(parts)}."
+    return f"Weights under this diagnosis: {', '.join(parts)}.{_trained_confidence(data)}"
+
+
+def _trained_confidence(data: Data) -> str:
+    """Say why scores of the target's predictions do not count, where they do not."""
+    methods = data["choice"].get("raise_confidence", [])
+    if not methods:
+        return ""
+    return (
+        f" The loss of {listing(methods)} raises confidence on the target, right or not, so scores"
+        " of the target's predictions count only in seeds where that was vetoed."
+    )
 
 
 def audit_line(data: Data) -> str:
@@ -195,5 +206,5 @@ def recommendation(data: Data) -> str:
     return (
         f"Recommended by the scores without labels: {method_name(chosen)} (mean place"
         f" {choice['rank'][chosen]:.1f} over {of}). They can be wrong: label a small random sample"
-        " of target images before use."
+        f" of target images before use.{_trained_confidence(data)}"
     )
