@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from daptkit.assess import Sample, Verdict, estimate_accuracy, judge, sample_under_rule
 from daptkit.assess.accuracy.estimates import estimate_draws
+from daptkit.assess.accuracy.heads import resampled_heads
 from daptkit.shift import ShiftDiagnosis, diagnose_shift, feature_gap
 from daptkit.train.deliver import Delivered
-from daptkit.train.domains import Rows
 from daptkit.train.inference import as_numpy
 from daptkit.train.prepare import Prepared
 
-HEADS = 5
-"""Heads trained apart on resampled patients, whose agreement is evidence."""
-MAX_FOR_HEADS = 2000
-"""Source images that a head is trained on at most."""
 PERMUTATIONS = 199
 N_BOOTSTRAP = 300
 
@@ -177,26 +170,5 @@ def linear_heads(prepared: Prepared, model: Delivered, seed: int) -> Classes | N
     scale = np.where(deviation > 1e-9, deviation, 1.0)
     source = (passes.source_features - mean) / scale
     target = (passes.target_features[data.target_rows] - mean) / scale
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(HEADS):
-        rows = _drawn_rows(groups, rng)
-        if len(np.unique(labels[rows])) < 2:
-            return None
-        head = LogisticRegression(C=0.1, max_iter=200)
-        with warnings.catch_warnings():
-            # A head that stops early is another head, which is what is wanted.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            head.fit(source[rows], labels[rows])
-        found.append(head.predict(target))
-    return np.asarray(found, dtype=np.int64)
-
-
-def _drawn_rows(groups: Rows, rng: np.random.Generator) -> Rows:
-    """Return the rows of patients drawn with replacement, about as many rows as there are."""
-    patients, numbers = np.unique(groups, return_inverse=True)
-    times = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))
-    rows = np.repeat(np.arange(len(groups)), times[numbers])
-    if len(rows) > MAX_FOR_HEADS:
-        rows = np.sort(rng.choice(rows, MAX_FOR_HEADS, replace=False))
-    return rows
+    found = resampled_heads(source, labels, groups, (target,), np.random.default_rng(seed))
+    return None if found is None else found[0]
