@@ -32,14 +32,22 @@ def accuracy(sites: Sites, diagnosis: ShiftDiagnosis) -> dict[str, Any]:
     sample = _sample(sites)
     x, y = source.of_tested(source.features), source.of_tested(sites.labels)
     t = target.of_tested(target.features)
-    groups = {"source_groups": source.tested_groups, "target_groups": target.tested_groups}
-    heads = unseen_heads(x, y, t, seed=seed, **groups)
+    g_s, g_t = source.tested_groups, target.tested_groups
+    heads = unseen_heads(x, y, t, source_groups=g_s, target_groups=g_t, seed=seed)
     on_source, on_target = heads or (None, None)
     estimates = estimate_accuracy(
         sample, kind=diagnosis.kind, source_heads=on_source, target_heads=on_target, seed=seed
     )
     made = {estimate.name for estimate in estimates}
-    bound = bound_panel(x, y, source.of_tested(sites.predicted), t, seed=seed, **groups)
+    bound = bound_panel(
+        x,
+        y,
+        source.of_tested(sites.predicted),
+        t,
+        source_groups=g_s,
+        target_groups=g_t,
+        seed=seed,
+    )
     predicted = sample.target_posterior.mean(axis=0).tolist()
     return {
         "accuracy_estimates": [estimate.to_json() for estimate in estimates],

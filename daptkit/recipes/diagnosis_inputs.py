@@ -24,7 +24,7 @@ from daptkit.report.stages import (
 from daptkit.shift import PredictionRule
 from daptkit.shift.heads import unseen_logits
 from daptkit.shift.imagestats import image_statistics
-from daptkit.shift.movedprior import some_patients
+from daptkit.shift.movedprior import drawn_patients
 from daptkit.train.device import resolve_device
 from daptkit.train.domains import Domain, Rows
 from daptkit.train.prepare import Prepared, prepare
@@ -157,7 +157,7 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
     prepared = replace(prepared, data=data, cache_hits=hits)
     assert data.source.labels is not None
     rows_s = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows_s = rows_s[drawn(data.source.groups[rows_s], MAX_IMAGES, config.seed)]
+    rows_s = rows_s[drawn_patients(data.source.groups[rows_s], MAX_IMAGES, config.seed)]
     rows_t = data.target_rows
     x, t = _features(data.source, rows_s), _features(data.target, rows_t)
     labels = data.source.labels[rows_s]
@@ -185,7 +185,7 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
             rows=rows_t,
             features=t,
             logits=z_t,
-            tested=drawn(groups_t, MAX_IMAGES, config.seed),
+            tested=drawn_patients(groups_t, MAX_IMAGES, config.seed),
         ),
         labels=labels,
         prepared=prepared,
@@ -202,7 +202,7 @@ def site_statistics(site: Site, seed: int) -> tuple[Rows, dict[str, npt.NDArray[
     model, field strength.
     """
     rows = site.rows[site.tested]
-    rows = rows[drawn(site.domain.groups[rows], MAX_STATISTICS, seed)]
+    rows = rows[drawn_patients(site.domain.groups[rows], MAX_STATISTICS, seed)]
     parts = [
         image_statistics(to_float(site.domain.images.batch(chunk)).numpy())
         for chunk in np.array_split(rows, -(-len(rows) // 128))
@@ -266,12 +266,6 @@ def _features(domain: Domain, rows: Rows) -> Floats:
             " damaged. Try another --model or --pretrained-path."
         )
     return found
-
-
-def drawn(groups: Rows, limit: int, seed: int) -> Rows:
-    """Return positions of the images of randomly drawn patients, at most ``limit``."""
-    numbered = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    return some_patients(numbered, limit, np.random.default_rng([seed, 2]))
 
 
 def _finite(value: float | None) -> float | None:

@@ -9,10 +9,11 @@ import numpy as np
 
 from daptkit.diagnoseconfig import FREE_WITH_RUN, DiagnoseOptions
 from daptkit.errors import UsageError
-from daptkit.recipes.diagnosis_inputs import MAX_IMAGES, Site, Sites, drawn
+from daptkit.recipes.diagnosis_inputs import MAX_IMAGES, Site, Sites
 from daptkit.report.finished import check_run
 from daptkit.report.restore import restore_model
 from daptkit.run import RunFolder
+from daptkit.shift.movedprior import drawn_patients
 from daptkit.train.device import resolve_device
 from daptkit.train.progress import Reporter
 
@@ -55,7 +56,7 @@ def read_run_sites(shared: Mapping[str, Any], own: DiagnoseOptions, reporter: Re
     data, passes, seed = model.prepared.data, model.passes, model.config.seed
     assert data.source.labels is not None
     rows_s = np.sort(data.val_rows)
-    rows_s = rows_s[drawn(data.source.groups[rows_s], MAX_IMAGES, seed)]
+    rows_s = rows_s[drawn_patients(data.source.groups[rows_s], MAX_IMAGES, seed)]
     places = np.searchsorted(passes.source_rows, rows_s)
     rows_t = data.target_rows
     return Sites(
@@ -71,7 +72,7 @@ def read_run_sites(shared: Mapping[str, Any], own: DiagnoseOptions, reporter: Re
             rows=rows_t,
             features=passes.target_features[rows_t],
             logits=passes.target_logits[rows_t],
-            tested=drawn(data.target.groups[rows_t], MAX_IMAGES, seed),
+            tested=drawn_patients(data.target.groups[rows_t], MAX_IMAGES, seed),
         ),
         labels=data.source.labels[rows_s],
         prepared=model.prepared,

@@ -139,7 +139,7 @@ def _run(
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted, judgement = _train_methods(folder, maker, twin) if loaded else (None, None)
+    adapted, judgement = _train_methods(folder, maker, twin, scratch) if loaded else (None, None)
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -272,14 +272,16 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
 
 
 def _train_methods(
-    folder: RunFolder, maker: JobMaker, twin: Delivered
+    folder: RunFolder, maker: JobMaker, twin: Delivered, scratch: Delivered | None
 ) -> tuple[Delivered, Judgement]:
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
     job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
     adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
     judgement = world.first(
-        lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
+        lambda: judge_run(
+            prepared, twin, adapted, guard=config.guard, seed=config.seed, scratch=scratch
+        )
     )
     meta = model_meta(maker.methods, prepared)
     if judgement.delivers_twin:
