@@ -130,7 +130,11 @@ def test_known_shifts_are_named(
         assert looks["noise"]["effect"] > 0.9
         assert looks["manufacturer"]["shares"] == {"Acme": [0.0, 1.0], "Bolt": [1.0, 0.0]}
     assert len(found["stages"]["layers"]) == len(found["stages"]["mmd2"]) >= 3
-    assert {e["name"] for e in found["accuracy_estimates"]} >= {"atc", "doc"}
+    estimates = {e["name"]: e for e in found["accuracy_estimates"]}
+    assert estimates.keys() >= {"atc", "doc", "gde"}
+    assert 0.8 < estimates["gde"]["estimated_accuracy"]["value"] <= 1.0
+    # Either there is an estimate by agreement on the line, or it is said why not.
+    assert ("aline" in estimates) != ("on no rising line" in found["agreeing_heads"]["note"])
 
 
 def test_target_labels_alter_nothing_but_the_audit(
@@ -199,6 +203,10 @@ def test_the_page_and_its_numbers(
     assert page.count('<img src="data:image/svg+xml;base64,') == 3
     assert f"-m {data['recommendation']['methods']}" in page
     assert printed.startswith(summary_text(data))
+    for words in ("disagreement of heads:", "if the votes of independently trained heads are"):
+        assert words in printed
+    assert "disagreement of heads" in page
+    assert "5 linear heads on the features, trained on resampled patients" in page
     for words in ("Concept shift", "Bound on the errors", "only under its assumption", "Caveats"):
         assert words in printed
     assert "random weights" in printed
@@ -206,6 +214,9 @@ def test_the_page_and_its_numbers(
     # The page of a diagnosis with little in it is a page too.
     bare = copy.deepcopy(data)
     bare["target_labels"] = bare["diagnosis"]["target_prior"] = None
+    bare["agreeing_heads"] = {"heads": 0, "folds": 0, "note": "Not measured."}
+    assert "Not measured." in summary_text(bare)
+    assert "linear heads on the features" not in render_diagnosis(bare)
     bare["diagnosis"]["appearance"], bare["stages"]["layers"] = [], []
     assert "Nothing was compared." in render_diagnosis(bare)
     assert "not estimated" in summary_text(bare)

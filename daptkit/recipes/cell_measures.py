@@ -113,10 +113,21 @@ def _estimates(trained: Trained, shift: SeedShift) -> list[dict[str, Any]]:
     if trained.record["verdict"] is not None:
         made: list[dict[str, Any]] = trained.record["verdict"]["estimates"]["adapted"]
         return made
+    return estimates_of(trained, trained.twin, shift)
+
+
+def estimates_of(trained: Trained, model: Delivered, shift: SeedShift) -> list[dict[str, Any]]:
+    """Return the accuracy estimates of a model of a run.
+
+    Args:
+        trained: the run.
+        model: one of its models.
+        shift: of its seed.
+    """
     found = estimate_accuracy(
-        model_sample(trained.prepared, trained.twin),
+        model_sample(trained.prepared, model),
         kind=shift.kind,
-        target_heads=linear_heads(trained.prepared, trained.twin, trained.config.seed),
+        target_heads=linear_heads(trained.prepared, model, trained.config.seed),
         n_bootstrap=N_BOOTSTRAP,
         seed=trained.config.seed,
     )

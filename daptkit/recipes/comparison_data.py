@@ -10,6 +10,7 @@ import numpy as np
 from daptkit.assess.scores import SCORES
 from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
 from daptkit.recipes.cell_choice import combine
+from daptkit.recipes.cell_scratch import SCRATCH, scratch_cells
 from daptkit.recipes.cells import FORMAT, Failure, Plan, cell_name
 
 DIVERGENCES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
@@ -33,6 +34,7 @@ def comparison_data(
     failed = {one.cell: one for one in failures}
     places = [(method, seed) for method in plan.methods for seed in plan.seeds]
     cells = [_cell(method, seed, measured, failed) for method, seed in places]
+    baseline = scratch_cells(plan.seeds, measured)
     facts: Mapping[str, Any] = next(iter(measured.values()), {})
     return {
         "format": FORMAT,
@@ -51,7 +53,13 @@ def comparison_data(
         "choice": combine(plan, measured),
         "cells": cells,
         "summary": {m: _over_seeds([c["values"] for c in _of(cells, m)]) for m in plan.methods},
-        "audit": None if audit is None else _audit(plan, audit),
+        "from_scratch": {
+            "cells": baseline,
+            "summary": _over_seeds([cell["values"] for cell in baseline]),
+        }
+        if baseline
+        else None,
+        "audit": None if audit is None else _audit(plan, audit, bool(baseline)),
     }
 
 
@@ -117,7 +125,7 @@ def _over_seeds(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[st
     return found
 
 
-def _audit(plan: Plan, audit: Mapping[str, Any]) -> dict[str, Any]:
+def _audit(plan: Plan, audit: Mapping[str, Any], baseline: bool) -> dict[str, Any]:
     """Return the true scores by cell, and their means over the seeds."""
 
     def values(name: str) -> dict[str, float | None]:
@@ -134,7 +142,7 @@ def _audit(plan: Plan, audit: Mapping[str, Any]) -> dict[str, Any]:
         "cells": dict(audit),
         "summary": {
             m: _over_seeds([values(cell_name(m, seed)) for seed in plan.seeds])
-            for m in plan.methods
+            for m in (*plan.methods, *((SCRATCH,) if baseline else ()))
         },
     }
 

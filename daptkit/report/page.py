@@ -176,6 +176,7 @@ def _verdict(report: words.Report) -> dict[str, Any]:
         "reasons": verdict.reasons(report),
         "shift": verdict.shift(report),
         "estimates": verdict.estimates(report),
+        "estimated": verdict.estimated_models(report),
     }
 
 

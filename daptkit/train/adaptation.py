@@ -149,7 +149,7 @@ def _run(
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted, judgement = _train_methods(folder, maker, twin) if loaded else (None, None)
+    adapted, judgement = _train_methods(folder, maker, twin, scratch) if loaded else (None, None)
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
 
 
 def _train_methods(
-    folder: RunFolder, maker: JobMaker, twin: Delivered
+    folder: RunFolder, maker: JobMaker, twin: Delivered, scratch: Delivered | None
 ) -> tuple[Delivered, Judgement]:
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
@@ -308,6 +308,7 @@ def _train_methods(
             seed=config.seed,
             diagnosis=found,
             raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
+            scratch=scratch,
         )
     )
     meta = model_meta(maker.methods, prepared)

@@ -24,8 +24,7 @@ def summary_text(found: Found) -> str:
         words.TITLES[found["kind"]],
         "",
         *(_site(name, data[name]) for name in ("source", "target")),
-        f"heads on {found['run']['model']}"
-        f"{'' if found['run']['trained'] else ' (random weights)'} are right on"
+        f"{words.subject(found['run'])} right on"
         f" {100 * found['run']['source_accuracy']:.1f}% of held-out source images",
         "",
         *_questions(found),
@@ -87,7 +86,9 @@ def _estimates(found: Found) -> list[str]:
     rows = found["accuracy_estimates"]
     if not rows:
         return []
-    lines = ["Accuracy of these heads at the target, each only under its assumption"]
+    lines = [
+        f"Accuracy of {words.whose(found['run'])} at the target, each only under its assumption"
+    ]
     for row in rows:
         value = words.interval(row["estimated_accuracy"])
         lines += [
@@ -95,7 +96,7 @@ def _estimates(found: Found) -> list[str]:
             f" {RELIABILITY[row['reliability']]}",
             *_wrapped(f"if {row['assumption']}", "      "),
         ]
-    return [*lines, ""]
+    return [*lines, *_wrapped(found["agreeing_heads"]["note"], "  "), ""]
 
 
 def _items(sentences: Sequence[str]) -> list[str]:

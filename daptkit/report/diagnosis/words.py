@@ -67,6 +67,28 @@ STATISTICS = {
 }
 
 
+def subject(run: Found) -> str:
+    """Return whose predictions the diagnosis rests on: linear heads, or a model of a run."""
+    if run["by"] == "heads":
+        weights = "" if run["trained"] else " (random weights)"
+        return f"linear heads on {run['model']}{weights} are"
+    if run["by"] == "source-only":
+        return f"the run's source-only {run['model']} is"
+    return f"the run's {run['model']}, adapted by {run['method']}, is"
+
+
+def whose(run: Found) -> str:
+    """Return the same in two words."""
+    return "these heads" if run["by"] == "heads" else "this model"
+
+
+def backbone(run: Found) -> str:
+    """Say what the features are of."""
+    if run["by"] != "heads":
+        return f"{run['by']} model of a run"
+    return "frozen backbone" if run["trained"] else "random weights"
+
+
 def statistic(name: str) -> str:
     """Return the name of an image statistic or covariate."""
     return STATISTICS.get(name, name.replace("_", " "))

@@ -9,6 +9,9 @@ from daptkit.report.reading.words import DASH, RELIABILITY, between, listing, pe
 
 Data = Mapping[str, Any]
 
+SCRATCH = "from-scratch"
+"""Row of the network from random weights, where it was asked for."""
+
 ESTIMATES = {
     "atc": "ATC",
     "atc_entropy": "ATC, entropy",
@@ -39,8 +42,25 @@ _KINDS = {
 
 
 def method_name(method: str) -> str:
-    """Return a method's name; the one without any method says what it is."""
-    return "none (source-only)" if method == "none" else method
+    """Return a method's name; those without any method say what they are."""
+    return {"none": "none (source-only)", SCRATCH: "none, from scratch"}.get(method, method)
+
+
+def rows(data: Data) -> list[str]:
+    """Return what stands in a row of its own: the methods, and the network from random weights."""
+    return [*data["methods"], *([SCRATCH] if data["from_scratch"] else [])]
+
+
+def cells(data: Data) -> list[Data]:
+    """Return all runs, those of the network from random weights last."""
+    return [*data["cells"], *(data["from_scratch"] or {"cells": []})["cells"]]
+
+
+def summary(data: Data, method: str) -> Mapping[str, Any]:
+    """Return means and deviations over the seeds of a row."""
+    of = data["from_scratch"]["summary"] if method == SCRATCH else data["summary"][method]
+    found: Mapping[str, Any] = of
+    return found
 
 
 def shift_line(data: Data) -> str:
@@ -107,7 +127,7 @@ def warnings(data: Data) -> list[str]:
 
 def runs_of(data: Data, method: str) -> list[Data]:
     """Return the runs of a method."""
-    return [cell for cell in data["cells"] if cell["method"] == method]
+    return [cell for cell in cells(data) if cell["method"] == method]
 
 
 def rank_text(data: Data, method: str) -> str:
@@ -121,6 +141,8 @@ def rank_text(data: Data, method: str) -> str:
 def place(data: Data, cell: Data) -> str:
     """Return a run's place within its seed."""
     order = data["choice"]["seeds"][str(cell["seed"])]["order"]
+    if cell["method"] == SCRATCH:
+        return DASH
     return str(order.index(cell["method"]) + 1) if cell["method"] in order else "vetoed"
 
 
