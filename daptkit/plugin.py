@@ -44,6 +44,9 @@ NEEDS = frozenset({"source", "source_labels", "target", "target_views", "teacher
 ROLES = frozenset({"class_weights", "target_prior", "inputs", "features", "norm"})
 TRAINS = ("all", "backbone", "norm_affine", "none")
 SHIFTS = frozenset({"covariate", "label", "concept"})
+PROPERTIES = frozenset(
+    {"intensity", "contrast", "colour", "shading", "sharpness", "noise", "resolution"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class MethodSpec:
         trains: parameters that the method trains, one of :data:`TRAINS`.
         api: major version of the contract that the method was written for.
         reference: paper, for example ``"arXiv:1505.07818"``.
+        corrects: what the method evens out in the images themselves, a subset of
+            :data:`PROPERTIES`; ``diagnose`` names it where that differs.
     """
 
     name: str
@@ -78,6 +83,7 @@ class MethodSpec:
     trains: str = "all"
     api: int = API_VERSION
     reference: str = ""
+    corrects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,4 +52,5 @@ def _row(finding: Finding) -> dict[str, Any]:
         "reference": getattr(spec, "reference", ""),
         "addresses": sorted(getattr(spec, "addresses", ())),
         "roles": sorted(getattr(spec, "roles", ())),
+        "corrects": sorted(getattr(spec, "corrects", ())),
     }

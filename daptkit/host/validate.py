@@ -13,6 +13,7 @@ from daptkit.host.isolation import PluginFault
 from daptkit.plugin import (
     API_VERSION,
     NEEDS,
+    PROPERTIES,
     ROLES,
     SHIFTS,
     TRAINS,
@@ -83,6 +84,7 @@ def _check_method(spec: MethodSpec) -> None:
     _check_subset("needs", spec.needs, NEEDS)
     _check_subset("roles", spec.roles, ROLES)
     _check_subset("addresses", spec.addresses, SHIFTS)
+    _check_subset("corrects", spec.corrects, PROPERTIES)
     if spec.trains not in TRAINS:
         raise PluginFault(f"trains must be one of {', '.join(TRAINS)}, not {spec.trains!r}")
     _check_options(spec.options)
