@@ -72,7 +72,8 @@ def covariance_map(source: Tensor, target: Tensor) -> Tensor | None:
     inner, turned = torch.linalg.eigh(root @ c_s @ root)
     found = inverse @ (turned * inner.clamp(min=0).sqrt() @ turned.T) @ inverse
     gains, axes = torch.linalg.eigh((found + found.T) / 2)
-    return axes * gains.clamp(1 / MAX_GAIN, MAX_GAIN) @ axes.T
+    matrix: Tensor = axes * gains.clamp(1 / MAX_GAIN, MAX_GAIN) @ axes.T
+    return matrix
 
 
 class Colour(Method):

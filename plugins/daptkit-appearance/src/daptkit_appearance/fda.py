@@ -57,8 +57,8 @@ def low_spectrum(images: Tensor, b: int) -> Tensor:
 
 def mean_amplitude(images: Tensor, b: int) -> Tensor:
     """Return the mean amplitude over images at each low frequency, (C, 2 b + 1, b + 1)."""
-    total = sum(low_spectrum(part.double(), b).abs().sum(0) for part in images.split(_CHUNK))
-    assert isinstance(total, Tensor)
+    parts = [low_spectrum(part.double(), b).abs().sum(0) for part in torch.split(images, _CHUNK)]
+    total = torch.stack(parts).sum(0)
     return total / len(images)
 
 
@@ -100,7 +100,8 @@ def match_amplitudes(
     spectrum[..., : b + 1, : b + 1] = change[..., b:, :]
     if b:
         spectrum[..., -b:, : b + 1] = change[..., :b, :]
-    return images + torch.fft.irfft2(spectrum, s=(height, width), norm="forward")
+    matched: Tensor = images + torch.fft.irfft2(spectrum, s=(height, width), norm="forward")
+    return matched
 
 
 class FDA(Method):
@@ -133,7 +134,7 @@ class FDA(Method):
             DataError: images that cannot be used.
         """
         check_samples("fda", source, target)
-        b = frequencies(*source.shape[-2:], self.options.band)
+        b = frequencies(source.shape[2], source.shape[3], self.options.band)
         self.size.copy_(torch.tensor([source.shape[1], b]))
         for images, kept in ((source, self.source_amplitude), (target, self.target_amplitude)):
             self._used(kept).copy_(mean_amplitude(images, b))

@@ -107,7 +107,7 @@ def site_pixels(images: Tensor, *, grey: bool, masked: bool = True) -> Tensor:
         float64.
     """
     if masked:
-        parts = [foreground(part, grey=grey) for part in images.split(_CHUNK)]
+        parts = [foreground(part, grey=grey) for part in torch.split(images, _CHUNK)]
         places = torch.cat(parts).flatten().nonzero().squeeze(1)
     else:
         places = torch.arange(images[:, 0].numel(), device=images.device)

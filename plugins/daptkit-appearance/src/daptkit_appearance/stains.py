@@ -107,7 +107,8 @@ def stain_map(source: Stains, target: Stains, max_gain: float) -> Tensor:
         amounts = amounts.flip(0)
     ratio = (source.amounts / amounts).clamp(1 / max_gain, max_gain)
     scale = torch.cat([ratio, ratio.new_ones(1)])
-    return source.colours * scale @ torch.linalg.inv(colours)
+    matrix: Tensor = source.colours * scale @ torch.linalg.inv(colours)
+    return matrix
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
