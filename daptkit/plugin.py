@@ -52,6 +52,9 @@ few images. ``own_predictions``: its loss takes the model's own predictions of t
 right, so that mistakes feed themselves. ``narrow``: it corrects one sort of difference, such as
 colour, and leaves the rest.
 """
+PROPERTIES = frozenset(
+    {"intensity", "contrast", "colour", "shading", "sharpness", "noise", "resolution"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ class MethodSpec:
             Confidence is then no evidence that adapting helped.
         risks: what can go wrong with it by its nature, a subset of :data:`RISKS`; of methods that
             fit a diagnosis those with fewer come first.
+        corrects: what the method evens out in the images themselves, a subset of
+            :data:`PROPERTIES`; ``diagnose`` names it where that differs.
     """
 
     name: str
@@ -94,6 +99,7 @@ class MethodSpec:
     reference: str = ""
     raises_confidence: bool = False
     risks: frozenset[str] = frozenset()
+    corrects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,4 +53,5 @@ def _row(finding: Finding) -> dict[str, Any]:
         "addresses": sorted(getattr(spec, "addresses", ())),
         "roles": sorted(getattr(spec, "roles", ())),
         "risks": sorted(getattr(spec, "risks", ())),
+        "corrects": sorted(getattr(spec, "corrects", ())),
     }

@@ -13,6 +13,7 @@ from daptkit.host.isolation import PluginFault
 from daptkit.plugin import (
     API_VERSION,
     NEEDS,
+    PROPERTIES,
     RISKS,
     ROLES,
     SHIFTS,
@@ -91,6 +92,7 @@ def _check_method(spec: MethodSpec) -> None:
     _check_subset("risks", spec.risks, RISKS)
     if not isinstance(spec.raises_confidence, bool):
         raise PluginFault(f"raises_confidence is true or false, not {spec.raises_confidence!r}")
+    _check_subset("corrects", spec.corrects, PROPERTIES)
     if spec.trains not in TRAINS:
         raise PluginFault(f"trains must be one of {', '.join(TRAINS)}, not {spec.trains!r}")
     _check_options(spec.options)

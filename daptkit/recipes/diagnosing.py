@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from daptkit.config import AdaptConfig, resolve_config
 from daptkit.data import read_audit_labels
 from daptkit.diagnoseconfig import FIXED, SHARED, DiagnoseOptions
 from daptkit.errors import UsageError, did_you_mean
-from daptkit.host import list_plugins
+from daptkit.host import PluginStatus, list_plugins
 from daptkit.plugin import build_options
 from daptkit.recipes.diagnosis_accuracy import accuracy
 from daptkit.recipes.diagnosis_facts import caveats, data_facts, run_facts, with_names
@@ -28,6 +28,7 @@ from daptkit.recipes.diagnosis_inputs import (
     read_sites,
     site_statistics,
 )
+from daptkit.recipes.diagnosis_looks import looks, to_recommend
 from daptkit.recipes.diagnosis_run import check_run_options, read_run_sites
 from daptkit.report.diagnosis import summary_text, write_diagnosis
 from daptkit.report.diagnosis.words import FORMAT
@@ -107,12 +108,16 @@ def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResu
     report.line(f"three tests, {own.permutations} permutations of patients each")
     diagnosis = _diagnosis(sites, own)
     report.line("stages of the backbone, estimates of accuracy, installed methods")
+    methods = _methods()
+    seen = looks(sites, diagnosis, methods)
+    fitting = to_recommend(methods, seen["properties"])
     data = {
         "format": FORMAT,
         "daptkit": daptkit.__version__,
         "kind": diagnosis.kind,
+        **seen,
         "diagnosis": with_names(diagnosis, sites),
-        "recommendation": _recommendation(diagnosis).to_json(),
+        "recommendation": _recommendation(diagnosis, fitting).to_json(),
         "stages": measure_stages(sites),
         **accuracy(sites, diagnosis),
         "caveats": [*caveats(sites), *diagnosis.caveats],
@@ -188,9 +193,13 @@ def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
     return replace(diagnosis, appearance=appearance)
 
 
-def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
-    """Choose among the methods that are installed and not broken, by what they say they address."""
-    methods = [p for p in list_plugins() if p.kind == "method" and p.status == "ok"]
+def _methods() -> list[PluginStatus]:
+    """Return the methods that are installed and not broken."""
+    return [p for p in list_plugins() if p.kind == "method" and p.status == "ok"]
+
+
+def _recommendation(diagnosis: ShiftDiagnosis, methods: Sequence[PluginStatus]) -> Recommendation:
+    """Choose among the methods by what they say they address."""
     return recommend_methods(
         diagnosis,
         {p.name: frozenset(p.addresses) for p in methods},

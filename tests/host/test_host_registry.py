@@ -97,6 +97,7 @@ BROKEN_MODULES = {
         HEAD + HOOK.format(spec(raises_confidence="'no'")),
         "raises_confidence is true or false, not 'no'",
     ),
+    "look": (HEAD + HOOK.format(spec(corrects="frozenset({'color'})")), "Did you mean 'colour'"),
     "trains": (HEAD + HOOK.format(spec(trains="'head'")), "trains must be one of all"),
     "factory form": (HEAD + HOOK.format(spec(factory="'pkg_method'")), "the form 'module:name'"),
     "factory module": (HEAD + HOOK.format(spec(factory="'pkg_no:A'")), "no module 'pkg_no'"),

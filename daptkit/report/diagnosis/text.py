@@ -33,6 +33,7 @@ def summary_text(found: Found) -> str:
         *_wrapped(found["diagnosis"]["level"]),
         "",
         *_appearance(found),
+        *_properties(found),
         f"Recommended: -m {recommended['methods']}",
         *_wrapped(recommended["reason"], "  "),
     ]
@@ -80,6 +81,21 @@ def _appearance(found: Found) -> list[str]:
     ]
     more = len(shown) - _DIFFERENCES
     return [head, *lines, *([f"  and {more} more"] if more > 0 else []), ""]
+
+
+def _properties(found: Found) -> list[str]:
+    rows = words.properties(found)
+    if not any(row["differs"] for row in rows):
+        return []
+    lines = [
+        "Properties of the images that differ, and installed methods that say they are for them"
+    ]
+    for row in rows:
+        if row["differs"]:
+            methods = ", ".join(row["methods"]) or "no installed method"
+            lines += _wrapped(f"{row['name']}: {methods}", "  ")
+    alike = [row["name"] for row in rows if not row["differs"]]
+    return [*lines, *([f"  no difference found in {', '.join(alike)}"] if alike else []), ""]
 
 
 def _estimates(found: Found) -> list[str]:

@@ -57,9 +57,12 @@ STATISTICS = {
     "sharpness_laplacian": "sharpness (Laplacian)",
     "sharpness_gradient": "sharpness (gradient)",
     "resolution": "resolution",
-    "red_mean": "mean of red",
-    "green_mean": "mean of green",
-    "blue_mean": "mean of blue",
+    "low_frequencies": "share of low frequencies",
+    **{
+        f"{colour}_{key}": f"{said} {colour}"
+        for colour in ("red", "green", "blue")
+        for key, said in (("mean", "mean of"), ("spread", "spread of"), ("balance", "balance of"))
+    },
     "saturation": "colour saturation",
     "manufacturer": "manufacturer",
     "model": "scanner model",
@@ -89,9 +92,29 @@ def backbone(run: Found) -> str:
     return "frozen backbone" if run["trained"] else "random weights"
 
 
+PROPERTIES = {
+    "intensity": "brightness",
+    "shading": "light and shade over large areas",
+}
+
+
 def statistic(name: str) -> str:
     """Return the name of an image statistic or covariate."""
     return STATISTICS.get(name, name.replace("_", " "))
+
+
+def properties(found: Found) -> list[dict[str, Any]]:
+    """Return each property of the images that was measured: answer, effect and methods for it."""
+    return [
+        {
+            "name": PROPERTIES.get(look["name"], look["name"]),
+            "differs": look["differs"],
+            "statistic": statistic(look["strongest"]["name"]),
+            "effect": _signed(look["strongest"]["effect"]),
+            "methods": look["methods"],
+        }
+        for look in found["properties"]
+    ]
 
 
 def p_value(p: float | None) -> str:
