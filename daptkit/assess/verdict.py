@@ -103,7 +103,8 @@ def judge(
        accuracy at the source (whole interval).
     2. *can't know*: the twin is near chance on the target as far as can be known (its heads agree
        by chance; every confidence estimate's interval reaches chance; or the features' gap is
-       large). Clusters may then be found and named wrongly, and no figure would show it.
+       large). Clusters may then be found and named wrongly, and no figure would show it, so the
+       source-only model is delivered as a precaution.
     3. *hurt*: classes carry other names than the twin's, or estimated accuracy falls.
     4. *helped*: estimated accuracy rises, and nothing speaks against it: the predicted frequencies
        fit the estimated prior (without one, the classes are as many as the twin's), alternative
@@ -194,7 +195,7 @@ def judge(
         careful = upheaval(before, changed, count_differences(differences, kind, False).names)
     return Verdict(
         verdict=verdict,
-        deliver="source-only" if verdict == HURT or careful else "adapted",
+        deliver="source-only" if verdict in (HURT, CANNOT_KNOW) or careful else "adapted",
         reasons=(*reasons, *careful),
         differences=differences,
         counted=counted.names,

@@ -10,7 +10,7 @@ import numpy as np
 
 from daptkit.assess import ScoreInputs, estimate_accuracy, score_inputs
 from daptkit.assess.scores import source_accuracy, veto
-from daptkit.assess.verdict import HURT
+from daptkit.assess.verdict import CANNOT_KNOW, HURT, NO_EVIDENCE
 from daptkit.report.provenance import options_shown
 from daptkit.shift.arrays import FloatArray
 from daptkit.train.adaptation import Trained
@@ -18,6 +18,12 @@ from daptkit.train.deliver import Delivered
 from daptkit.train.prepare import Prepared
 from daptkit.train.selection import trusted_prior
 from daptkit.train.verdict import N_BOOTSTRAP, diagnose_twin, linear_heads, model_sample
+
+_WITHHELD = {
+    HURT: "adapting was judged to hurt",
+    CANNOT_KNOW: "whether adapting helped cannot be known",
+    NO_EVIDENCE: "more changes than the source-only model has wrong, for want of evidence",
+}
 
 Ends = tuple[FloatArray, FloatArray, FloatArray]
 
@@ -87,9 +93,7 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     judged = record["verdict"]
     if judged is not None and judged["deliver"] == "source-only":
         # What 'adapt' would not deliver is not recommended either.
-        hurt = judged["verdict"] == HURT
-        why = "adapting was judged to hurt" if hurt else "too much changes for want of evidence"
-        vetoes = (*vetoes, why)
+        vetoes = (*vetoes, _WITHHELD[judged["verdict"]])
     return {
         "source_validation": figures["source_validation"][name],
         "estimates": _estimates(trained, shift),
