@@ -294,8 +294,8 @@ def _train_methods(
         job = replace(job, rule=_rule(maker, twin, found))
     fit = Trainer(job).run()
     if fit.choice is not None:
-        reached = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken: {fit.choice.why}"
-        maker.reporter.line(f"{job.label}: {reached}")
+        taken = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken (--select {config.select})"
+        maker.reporter.line(f"{job.label}: {taken}")
         # Cross-fitted models are to be as far trained as the one that they stand for.
         maker = replace(maker, stop_epoch=fit.choice.epoch)
     adapted = _with_rule(maker, job.net, fit, None)
