@@ -53,6 +53,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
     "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
+    "selected": {"method": "coral", "select": "snd", "epochs": 4, "lr": 0.05},
 }
 """Name to options of runs whose results must not depend on the number of processes."""
 

@@ -150,6 +150,8 @@ def test_importance_weights_find_the_errors_that_matter():
     assert where_target_is > 0.5 > 0.1 > elsewhere
     assert np.isnan(score("iwcv", one(source_features=None, target_features=None)))
     assert np.isnan(score("iwcv", one(source_groups=np.arange(50) % 3)))
+    # A fold of which the source has no patient leaves none of its images out.
+    assert np.isfinite(score("iwcv", one(source_groups=np.arange(50) % 4)))
 
 
 def test_specs_name_their_functions():

@@ -16,7 +16,6 @@ from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
-from daptkit.shift import ShiftDiagnosis
 from daptkit.train.accumulate import check_parts
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
@@ -30,10 +29,9 @@ from daptkit.train.loop import Trainer
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
-from daptkit.train.scoreset import AUTO, LAST, ScoreSet, load_score_set
-from daptkit.train.scoring import EpochInputs
+from daptkit.train.scoreset import LAST, ScoreSet, load_score_set
+from daptkit.train.scoring import selection_rule
 from daptkit.train.scratch import scratch_maker
-from daptkit.train.selection import Rule, trusted_prior
 from daptkit.train.twin import keep_twin, obtain_twin
 from daptkit.train.verdict import Judgement, diagnose_twin, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
@@ -291,11 +289,12 @@ def _train_methods(
     found = None
     if config.select != LAST:
         found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
-        job = replace(job, rule=_rule(maker, twin, found))
+        rule = selection_rule(config, prepared.data, twin.fit, found, maker.scores)
+        job = replace(job, rule=rule)
     fit = Trainer(job).run()
     if fit.choice is not None:
-        reached = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken: {fit.choice.why}"
-        maker.reporter.line(f"{job.label}: {reached}")
+        taken = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken (--select {config.select})"
+        maker.reporter.line(f"{job.label}: {taken}")
         # Cross-fitted models are to be as far trained as the one that they stand for.
         maker = replace(maker, stop_epoch=fit.choice.epoch)
     adapted = _with_rule(maker, job.net, fit, None)
@@ -319,22 +318,6 @@ def _train_methods(
         deliver(folder, adapted, prepared, meta, world)
         world.first(folder.adapted.remove)
     return adapted, judgement
-
-
-def _rule(maker: JobMaker, twin: Delivered, diagnosis: ShiftDiagnosis) -> Rule:
-    """Return what the epoch to deliver is chosen by."""
-    config = maker.config
-    passes = twin.fit.passes
-    reference = EpochInputs(maker.prepared.data, config.seed).of(passes, twin.fit.class_weights)
-    assert reference is not None, "a model that is delivered has finite outputs"
-    own = config.select in (LAST, AUTO)
-    return Rule(
-        name=config.select,
-        higher_is_better=own or maker.scores.higher_is_better(config.select),
-        kind=diagnosis.kind,
-        prior=trusted_prior(diagnosis),
-        reference=reference,
-    )
 
 
 def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None) -> Delivered:

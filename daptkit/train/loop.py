@@ -13,13 +13,7 @@ from daptkit.errors import DaptkitError
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
-from daptkit.train.checkpoint import (
-    load_checkpoint,
-    load_module,
-    load_states,
-    module_state,
-    save_checkpoint,
-)
+from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
@@ -213,12 +207,14 @@ class Trainer:
         context = self._call("on_epoch_end", delivered=delivered)
         values = self.world.same(validation_values(context))
         values |= self._scores.after_epoch(
-            context.epoch, self._passes.now(delivered=delivered), self.class_weights
+            context.epoch,
+            self._passes.now(delivered=delivered),
+            self.module,
+            in_force=(self.class_weights, self.target_prior),
+            last=self.step == self.end,
         )
         self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
-        if self._scores.selects and self.step < self.end:
-            self.world.first(lambda: self._scores.keep(context.epoch, self._state(context.epoch)))
         if self.gradual is not None and self.step < self.end:
             self._unfreeze(self.gradual, context.epoch, values["source_val_loss"])
 
@@ -235,24 +231,11 @@ class Trainer:
                 Event(kind="unfreeze", step=self.step, values={"trained_stages": changed.trained})
             )
 
-    def _state(self, epoch: int) -> dict[str, Any]:
-        """Return what a delivered model is made of, as it is now."""
-        return {
-            "epoch": epoch,
-            "module": module_state(self.module, self.job.data.from_trunk),
-            "class_weights": self.class_weights,
-            "target_prior": self.target_prior,
-        }
-
     def _select(self) -> Choice | None:
-        """Bring the model of the chosen epoch back; ``None`` where the last one is delivered."""
-        taken = self.world.first(self._scores.take)
-        if taken is None:
-            return None
-        choice, state = taken
-        if state is not None:
-            load_module(self.module, state["module"], self.job.data.from_trunk)
-            self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
+        """Bring the model of the chosen epoch back; ``None`` where it is the last in any case."""
+        choice, in_force = self._scores.bring_back(self.module)
+        if in_force is not None:
+            self.class_weights, self.target_prior = in_force
             self._passes.forget()
         return choice
 
@@ -295,8 +278,7 @@ class Trainer:
         check_weights(self.module, self.step)
         if self.job.folder is not None:
             self.world.first(self._write_checkpoint)
-            if self._scores.selects:
-                self.world.first(self._scores.tidy)
+            self._scores.tidy()
 
     def _write_checkpoint(self) -> None:
         assert self.job.folder is not None

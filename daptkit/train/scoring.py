@@ -8,24 +8,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daptkit.assess.scores import ScoreInputs, score_inputs
+from daptkit.config import AdaptConfig
 from daptkit.run import writing
-from daptkit.shift import fit_rule
+from daptkit.shift import ShiftDiagnosis, fit_rule
 from daptkit.shift.divergence import subsample
-from daptkit.train.checkpoint import read_checkpoint, write_checkpoint
+from daptkit.train.checkpoint import (
+    load_module,
+    module_state,
+    read_checkpoint,
+    write_checkpoint,
+)
 from daptkit.train.device import derive_seed
 from daptkit.train.domains import TaskData
 from daptkit.train.inference import SplitPasses, as_numpy
-from daptkit.train.job import Job
-from daptkit.train.selection import Choice, Selection
+from daptkit.train.job import FitResult, Job
+from daptkit.train.scoreset import AUTO, ScoreSet
+from daptkit.train.selection import Choice, Rule, Selection, trusted_prior
 
 SAMPLE = 1000
 """Images of a site that an epoch is scored on at most: the same ones in every epoch."""
 
 KEY = "score/"
 """What the names of scores begin with in ``metrics.jsonl``."""
+
+InForce = tuple[Tensor, Tensor | None]
+"""Class weights and target prior that an epoch was trained under."""
 
 _LAYERS = ("features",)
 _SAMPLE_STREAM = 5
@@ -79,6 +89,29 @@ class EpochInputs:
         )
 
 
+def selection_rule(
+    config: AdaptConfig, data: TaskData, twin: FitResult, found: ShiftDiagnosis, scores: ScoreSet
+) -> Rule:
+    """Return what the epoch to deliver is chosen by; every process must call it.
+
+    Args:
+        config: options; ``select`` is not ``"last"``.
+        data: both domains.
+        twin: the source-only model.
+        found: diagnosis of the shift.
+        scores: of the run.
+    """
+    reference = EpochInputs(data, config.seed).of(twin.passes, twin.class_weights)
+    assert reference is not None, "a model that is delivered has finite outputs"
+    return Rule(
+        name=config.select,
+        higher_is_better=config.select == AUTO or scores.higher_is_better(config.select),
+        kind=found.kind,
+        prior=trusted_prior(found),
+        reference=reference,
+    )
+
+
 class EpochScores:
     """Scores the epochs of one training and keeps the models that may be delivered.
 
@@ -88,6 +121,7 @@ class EpochScores:
 
     def __init__(self, job: Job) -> None:
         self._job, self._world = job, job.world
+        self._frozen = job.data.from_trunk
         self._inputs = EpochInputs(job.data, job.config.seed)
         self._selection = None if job.rule is None else Selection(job.rule)
         self._needed: list[set[int]] = []
@@ -101,13 +135,38 @@ class EpochScores:
         return self._selection is not None
 
     def after_epoch(
-        self, epoch: int, passes: SplitPasses, class_weights: Tensor
+        self,
+        epoch: int,
+        passes: SplitPasses,
+        module: nn.Module,
+        *,
+        in_force: InForce,
+        last: bool,
     ) -> dict[str, float]:
-        """Return the scores of the model as it is by their names in the metrics; all call it."""
+        """Score an epoch, and keep its model where it may yet be delivered; all processes call it.
+
+        Args:
+            epoch: its number, from 1.
+            passes: of the model as it is.
+            module: model and methods.
+            in_force: class weights and target prior that the epoch was trained under.
+            last: whether it is the last one, whose model is at hand when one is chosen.
+
+        Returns:
+            the scores by their names in the metrics.
+        """
         if self._job.folder is None:
             return {}
-        inputs = self._inputs.of(passes, class_weights)
-        return self._world.first(lambda: self._score(epoch, inputs))
+        inputs = self._inputs.of(passes, in_force[0])
+
+        def score() -> dict[str, float]:
+            values = self._score(epoch, inputs)
+            if not last and self._selection is not None and epoch in self._selection.needed():
+                state = {"epoch": epoch, "module": module_state(module, self._frozen)}
+                write_checkpoint(self._path(epoch), {**state, "in_force": in_force})
+            return values
+
+        return self._world.first(score)
 
     def _score(self, epoch: int, inputs: ScoreInputs | None) -> dict[str, float]:
         scores = self._job.scores
@@ -118,27 +177,36 @@ class EpochScores:
             self._selection.add(epoch, values, inputs)
         return {KEY + name: value for name, value in values.items()}
 
-    def keep(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep the model of an epoch where it may still be chosen; the first process does."""
-        if self._selection is not None and epoch in self._selection.needed():
-            write_checkpoint(self._path(epoch), state)
-
     def tidy(self) -> None:
         """Remove models that neither this checkpoint nor the one before it can choose."""
-        if self._selection is None:
-            return
+        if self._selection is not None:
+            self._world.first(self._tidy)
+
+    def _tidy(self) -> None:
+        assert self._selection is not None
         self._needed = [*self._needed[-1:], self._selection.needed()]
         self._remove_all_but(set().union(*self._needed))
 
-    def take(self) -> tuple[Choice, dict[str, Any] | None] | None:
-        """Choose an epoch and return the state to deliver; the first process does.
+    def bring_back(self, module: nn.Module) -> tuple[Choice | None, InForce | None]:
+        """Choose an epoch and load its model; all processes call it.
+
+        Args:
+            module: model and methods as the last epoch left them.
 
         Returns:
-            the choice, and the state of the epoch, ``None`` for the last one, which is at hand;
-            ``None`` where the last epoch is delivered whatever the scores say.
+            the choice, and what the chosen epoch was trained under; ``None`` for a choice where the
+            last epoch is delivered whatever the scores say, and in its second place for the last.
         """
         if self._selection is None:
-            return None
+            return None, None
+        choice, state = self._world.first(self._take)
+        if state is None:
+            return choice, None
+        load_module(module, state["module"], self._frozen)
+        return choice, state["in_force"]
+
+    def _take(self) -> tuple[Choice, dict[str, Any] | None]:
+        assert self._selection is not None
         lost: frozenset[int] = frozenset()
         while True:
             choice = self._selection.choose(lost)
