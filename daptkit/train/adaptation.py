@@ -35,7 +35,7 @@ from daptkit.train.verdict import Judgement, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
-_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
+_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior", "features", "norm"})
 # Options that may differ between a run and its continuation.
 _FREE_AT_RESUME = frozenset(
     {"resume", "out", "device", "workers", "report", "cache", "auto_batch", "guard"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from daptkit.data import to_float
-from daptkit.method import DomainBatch, TaskInfo
+from daptkit.method import DomainBatch, NormLayer, TaskInfo
 from daptkit.train.inference import SplitPasses
 
 
@@ -78,6 +78,27 @@ class EpochContext:
         found, rows = self._passes.data.split(split)
         spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64)
         return to_float(found.images.batch(rows[spread]))
+
+    def norm_layers(self) -> dict[str, NormLayer]:
+        """Return the model's own statistics; see :class:`daptkit.method.FitContext`."""
+        return self._passes.norm_layers()
+
+    def input_moments(
+        self,
+        domain: str,
+        layers: tuple[str, ...] | None = None,
+        statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return moments of what layers are fed; see :class:`daptkit.method.FitContext`."""
+        split = {"source": "source_train", "target": "target"}[domain]
+        found, rows = self._passes.data.split(split)
+        weights = None if found.labels is None else self._class_weights[found.labels[rows]]
+        return self._passes.input_moments(
+            split,
+            layers=tuple(self.norm_layers()) if layers is None else layers,
+            weights=weights,
+            statistics=statistics or {},
+        )
 
     def note(self, text: str) -> None:
         """Tell the user one line."""

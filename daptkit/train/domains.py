@@ -59,6 +59,11 @@ class Domain:
         size = self.images.conversion.img_size
         return min(_CHUNK, max(1, _CHUNK_VALUES // (self.images.conversion.in_chans * size**2)))
 
+    def chunks(self, rows: Rows) -> Iterator[Rows]:
+        """Yield ``rows`` in order, as many at a time as one forward of a whole-split pass takes."""
+        for start in range(0, len(rows), self.chunk):
+            yield rows[start : start + self.chunk]
+
     def inputs(self, batches: Iterator[Rows]) -> Iterator[Tensor]:
         """Yield the model's inputs of each batch of rows, on the CPU.
 

@@ -13,6 +13,7 @@ from daptkit.errors import DaptkitError
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
+from daptkit.train.aligning import Alignment
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
@@ -44,6 +45,7 @@ class Trainer:
         config, data = job.config, job.data
         self.device = job.precision.device
         self.world = job.world
+        self.alignment = Alignment(job, lambda: self._context(self._plain))
         self.module = Step(
             job.net,
             job.methods,
@@ -51,6 +53,8 @@ class Trainer:
             split=config.bn == "split",
             gather=gather_of(job.world),
             backbone=training_backbone(job),
+            apart=self.alignment.apart,
+            aligner=self.alignment.aligner,
         )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
@@ -68,7 +72,9 @@ class Trainer:
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._passes = TrainingPasses(job.net, data, job.precision, job.world)
+        passed = (job.net, data, job.precision, job.world)
+        self._passes = TrainingPasses(*passed, sights=self.alignment.sight)
+        self._plain = TrainingPasses(*passed)
         self.metrics: MetricsLog | None = None
         self._continue()
         self._parallel = parallel(self.module, self.world)
@@ -94,6 +100,8 @@ class Trainer:
                     self._save()
                     obey(self.world.agreed(request.signal))
                 self._call("on_fit_end")
+                # What is delivered, and what methods report of it.
+                self.alignment.sight("target")
                 obey(self.world.agreed(request.signal))
         finally:
             reporter.stop()
@@ -112,12 +120,14 @@ class Trainer:
 
     def _train_epoch(self, request: StopRequest) -> None:
         job = self.job
-        self._passes.forget()
-        self.module.train()
         if self.step % self.per_epoch == 0:
             self.class_weights, self.target_prior = self.world.same(
                 (self.roles.class_weights(), self.roles.target_prior())
             )
+            self.alignment.begin(self.class_weights)
+        self._passes.forget()
+        self._plain.forget()
+        self.module.train()
         weights = self.class_weights.to(self.device)
         prior = None if self.target_prior is None else self.target_prior.to(self.device)
         generator = torch.Generator(self.device)
@@ -142,6 +152,7 @@ class Trainer:
                 obey(stop)
         # What follows an epoch measures the model.
         self.updater.check(self.step)
+        self.alignment.trained()
 
     def _train_step(
         self,
@@ -217,8 +228,15 @@ class Trainer:
 
     def _call(self, hook: str) -> EpochContext:
         self.module.eval()
-        context = EpochContext(
-            passes=self._passes.now(delivered=self.step == self.total),
+        context = self._context(self._passes)
+        for name, method in self.job.methods.items():
+            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
+                getattr(method, hook)(context)
+        return context
+
+    def _context(self, passes: TrainingPasses) -> EpochContext:
+        return EpochContext(
+            passes=passes.now(delivered=self.step == self.total),
             twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
@@ -227,10 +245,6 @@ class Trainer:
             finetune=self.job.config.finetune,
             note=self._note,
         )
-        for name, method in self.job.methods.items():
-            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
-                getattr(method, hook)(context)
-        return context
 
     def _emit(self, event: Event) -> None:
         if self.job.events and self.world.leads:
@@ -301,6 +315,7 @@ class Trainer:
         self.updater.load_state(state)
         self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
         self.step = int(state["step"])
+        self.alignment.resume(self.class_weights)
         self.window = Window.from_state(state["window"], self.device)
         self.notes = list(state["notes"])
         if self.gradual is not None:
