@@ -245,8 +245,34 @@ class Method(nn.Module):
         """Role ``target_prior``: the ends of its 95% interval, (K,) each, or ``None``."""
         return None
 
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        """Role ``inputs``: called once before anything else of the run.
+
+        What is found here goes into buffers, so that it is saved, resumed and stored. A model
+        folder holds the method's options too, but for those that name a file: what a file holds
+        goes into buffers as well.
+
+        Args:
+            source: a seeded sample of the source's training images, (n, C, H, W) float32 in [0, 1]
+                on the CPU, at most 256.
+            target: the same of the target.
+        """
+
     def align_images(self, images: Tensor, domain: str) -> Tensor:
-        """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance."""
+        """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance.
+
+        Called without gradients before augmentation and normalisation, in training and at
+        prediction. What becomes of an image must depend on it alone, not on the others of the
+        batch. The host clips the result to [0, 1], and keeps it as deep as the images are: 8-bit
+        images stay 8 bit.
+
+        Args:
+            images: on the device of the method.
+            domain: ``"target"`` or ``"source"``, whose images most methods leave as they are.
+
+        Returns:
+            Finite images of the same shape.
+        """
         return images
 
     def fit_features(self, ctx: FitContext) -> None:
