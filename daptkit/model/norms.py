@@ -33,8 +33,8 @@ def norm_layers(net: AdaptNet) -> dict[str, NormLayer]:
     """Return what each of these layers normalises by in eval mode, in float64 on the CPU."""
     return {
         name: NormLayer(
-            mean=_buffer(module, "running_mean").detach().cpu().double(),
-            var=_buffer(module, "running_var").detach().cpu().double(),
+            mean=module.get_buffer("running_mean").detach().cpu().double(),
+            var=module.get_buffer("running_var").detach().cpu().double(),
             eps=float(module.eps),  # type: ignore[arg-type]
         )
         for name, module in norm_modules(net).items()
@@ -56,7 +56,7 @@ def normalised_by(net: AdaptNet, statistics: Statistics) -> Iterator[None]:
         return
     modules = norm_modules(net)
     buffers = [
-        (_buffer(modules[name], key), value)
+        (modules[name].get_buffer(key), value)
         for name, pair in statistics.items()
         for key, value in zip(("running_mean", "running_var"), pair, strict=True)
     ]
@@ -71,8 +71,3 @@ def normalised_by(net: AdaptNet, statistics: Statistics) -> Iterator[None]:
             for (buffer, _), value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
 
-
-def _buffer(module: nn.Module, key: str) -> Tensor:
-    found = getattr(module, key)
-    assert isinstance(found, Tensor)
-    return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from daptkit.errors import PluginError
-from daptkit.method import FitContext, Method
+from daptkit.method import FitContext
 from daptkit.model.norms import Statistics, norm_modules
+from daptkit.train.alignments import Aligner, Alignments
 from daptkit.train.gather import Gather
 from daptkit.train.guard import plugin_guard
 from daptkit.train.job import Job
@@ -19,66 +22,51 @@ MakeContext = Callable[[], FitContext]
 """Returns what a hook may ask of the model as it now is, passed without any alignment."""
 
 
-class Aligner:
-    """Calls the owner of the role ``features``, and names it where it breaks the contract.
+class FeatureAligner:
+    """Calls the owner of the role ``features``, in training and in whole-split passes.
 
     Args:
-        name: the method.
-        package: its ``"package version"``.
-        method: the method, on the device of the features.
+        owner: the method, on the device of the features.
     """
 
-    def __init__(self, name: str, package: str, method: Method) -> None:
-        self.method = method
-        self._owner = name, package
+    def __init__(self, owner: Aligner) -> None:
+        self._owner = owner
+        self._in_eval = Alignments(owners={"features": owner})
 
     @classmethod
-    def of(cls, job: Job) -> Aligner | None:
+    def of(cls, job: Job) -> FeatureAligner | None:
         """Return that of a job; ``None`` where no method owns the role."""
         name = job.owners.get("features")
-        return None if name is None else cls(name, job.packages[name], job.methods[name])
+        if name is None:
+            return None
+        return cls(Aligner(name=name, package=job.packages[name], method=job.methods[name]))
 
     def fit(self, ctx: FitContext) -> None:
         """Let the method set its buffers."""
-        with plugin_guard(*self._owner, "fit_features()"):
-            self.method.fit_features(ctx)
+        with plugin_guard(self._owner.name, self._owner.package, "fit_features()"):
+            self._owner.method.fit_features(ctx)
 
     def in_eval(self, domain: str) -> Align:
-        """Return what whole-split passes and predictions put before the bottleneck."""
-
-        def align(features: Tensor) -> Tensor:
-            with plugin_guard(*self._owner, "align_features()"):
-                found = self.method.align_features(features, domain)
-            self._check(found, features)
-            if not bool(torch.isfinite(found).all()):
-                raise self._fault("align_features() returned a value that is not finite")
-            return found
-
-        return align
+        """Return what whole-split passes put before the bottleneck."""
+        return partial(self._in_eval.align_features, domain=domain)
 
     def of_batch(self, domain: str, weights: Tensor, gather: Gather) -> Align:
         """Return what a batch of one domain passes in training, its rows weighted."""
 
         def align(features: Tensor) -> Tensor:
-            with plugin_guard(*self._owner, "align_batch()"):
-                found = self.method.align_batch(features, domain, weights, gather)
-            self._check(found, features)
+            owner = self._owner
+            with plugin_guard(owner.name, owner.package, "align_batch()"):
+                found: Any = owner.method.align_batch(features, domain, weights, gather)
+            if not isinstance(found, Tensor):
+                raise owner.fault(f"align_batch() returned {type(found).__name__}, not a tensor")
+            if found.shape != features.shape or found.device != features.device:
+                raise owner.fault(
+                    f"align_batch() returned {tuple(found.shape)} on {found.device} for"
+                    f" {tuple(features.shape)} on {features.device}"
+                )
             return found
 
         return align
-
-    def _check(self, found: object, given: Tensor) -> None:
-        if not isinstance(found, Tensor):
-            raise self._fault(f"aligned features are {type(found).__name__}, not a tensor")
-        if found.shape != given.shape or found.device != given.device:
-            raise self._fault(
-                f"aligned features are {tuple(found.shape)} on {found.device}, not"
-                f" {tuple(given.shape)} on {given.device}"
-            )
-
-    def _fault(self, what: str) -> PluginError:
-        name, package = self._owner
-        return PluginError(f"method '{name}' ({package}): {what}.")
 
 
 class Alignment:
@@ -93,7 +81,7 @@ class Alignment:
     """
 
     def __init__(self, job: Job, context: MakeContext) -> None:
-        self.aligner = Aligner.of(job)
+        self.aligner = FeatureAligner.of(job)
         self._job = job
         self._context = context
         self._weights = torch.ones(job.data.task.num_classes)
@@ -198,7 +186,7 @@ def checked_statistics(found: object, modules: Mapping[str, nn.Module], owner: s
         ):
             raise PluginError(f"{what} no pair of tensors for '{name}'.")
         mean, var = (value.detach().cpu().float() for value in pair)
-        shape = modules[name].running_mean.shape  # type: ignore[union-attr]
+        shape = modules[name].get_buffer("running_mean").shape
         if mean.shape != shape or var.shape != shape:
             raise PluginError(f"{what} other shapes than {tuple(shape)} for '{name}'.")
         if not bool((mean.isfinite() & var.isfinite() & (var >= 0)).all()):

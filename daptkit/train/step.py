@@ -16,7 +16,7 @@ from daptkit.model import AdaptNet
 from daptkit.nn import weighted_mean
 from daptkit.nn.moments import reciprocal
 from daptkit.nn.precision import full_precision
-from daptkit.train.aligning import Aligner, joined_align
+from daptkit.train.aligning import FeatureAligner, joined_align
 from daptkit.train.domains import DomainInputs
 from daptkit.train.gather import Gather, batch_norm_over
 from daptkit.train.guard import batchnorm_guard, plugin_guard
@@ -81,7 +81,7 @@ class Step(nn.Module):
         gather: Gather | None = None,
         backbone: Callable[[Tensor], Tensor] | None = None,
         apart: bool = False,
-        aligner: Aligner | None = None,
+        aligner: FeatureAligner | None = None,
     ) -> None:
         super().__init__()
         self.split = split or apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,21 +70,19 @@ class AdaBN(Method):
         """
         layers, source = ctx.norm_layers(), ctx.input_moments("source")
         found: dict[str, Moments] = {}
-        moved = 0.0
-        for done in range(1, self.options.passes + 1):
+        own = {name: (layer.mean, layer.var) for name, layer in layers.items()}
+        moved, done = math.inf, 0
+        while moved > SETTLED and done < self.options.passes:
             target = ctx.input_moments("target", statistics=found)
             new = {
                 name: matched(layers[name], source[name], fed, self.options.strength)
                 for name, fed in target.items()
                 if name in source
             }
-            own = {name: (layer.mean, layer.var) for name, layer in layers.items()}
             before = {**own, **found}
             moved = max((change(layers[n], before[n], new[n]) for n in new), default=0.0)
-            found = new
-            if moved <= SETTLED:
-                break
-        else:
+            found, done = new, done + 1
+        if moved > SETTLED:
             ctx.note(
                 f"adabn: statistics of the target still changed by {moved:.2g} deviations in pass"
                 f" {self.options.passes}; raise --adabn.passes."
@@ -138,17 +137,14 @@ class AdaBN(Method):
         """Return which statistics are each domain's own, and how far they were apart."""
         return dict(self._report)
 
-    def _brought(
-        self, features: Tensor, domain: str, source: Moments, target: Moments
-    ) -> Tensor:
+    def _brought(self, features: Tensor, domain: str, source: Moments, target: Moments) -> Tensor:
         keeps = self.options.scale == "source"
         if domain == "source" and keeps:
             return features
         mean, deviation = source
         if domain == "target":
             mean, deviation = (
-                torch.lerp(a, b, self.options.strength)
-                for a, b in zip(source, target, strict=True)
+                torch.lerp(a, b, self.options.strength) for a, b in zip(source, target, strict=True)
             )
         unit = (features.float() - mean) / deviation
         brought = unit * source[1] + source[0] if keeps else unit
