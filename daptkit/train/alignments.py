@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,11 @@ class Alignments:
 
     owners: Mapping[str, Aligner] = field(default_factory=dict)
     norm: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether a method owns ``inputs``."""
+        return "inputs" in self.owners
 
     def to(self, device: torch.device) -> Alignments:
         """Move the methods to a device."""
@@ -169,6 +174,22 @@ def _load(one: StoredAlignment, log: Log) -> Aligner:
             f" {here}."
         )
     return Aligner(name=one.method, package=here, method=make_method(loaded, one, trained))
+
+
+def tell_unused(stored: Sequence[StoredAlignment], owned: Collection[str], log: Log) -> None:
+    """Tell of what a model did at prediction that a run which starts from it does not do.
+
+    Args:
+        stored: of the model of ``--init-from``.
+        owned: roles that the run's own methods have.
+        log: told one line for each method.
+    """
+    for one in stored:
+        if not one.roles <= set(owned):
+            log(
+                f"warning: method '{one.method}' aligned the target of the model of --init-from;"
+                " here nothing does. Name it in -m to fit it to this target."
+            )
 
 
 def make_method(loaded: LoadedMethod, one: StoredAlignment, trained: str) -> Method:
