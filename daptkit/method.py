@@ -168,10 +168,7 @@ class FitContext(Protocol):
         """
 
     def input_moments(
-        self,
-        domain: str,
-        layers: tuple[str, ...] | None = None,
-        statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        self, domain: str, layers: tuple[str, ...] | None = None
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return mean and variance of what enters each normalisation layer, by channel.
 
@@ -183,12 +180,33 @@ class FitContext(Protocol):
             domain: ``"source"`` or ``"target"``.
             layers: paths of :meth:`norm_layers`, all by default, or ``"trunk"`` for the backbone's
                 pooled output, which every run has.
-            statistics: path to (mean, variance) that layers normalise by in this pass, in place of
-                their own. What a layer is fed depends on the statistics of the layers before it.
 
         Returns:
             (mean (C,), variance (C,)), float64 on the CPU, the variance divided by the sum of
             weights; a layer that the pass did not reach is left out.
+        """
+
+    def chained_statistics(
+        self,
+        domain: str,
+        choose: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
+        limit: int | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what every layer normalises by, chosen where those before it are chosen.
+
+        What a layer is fed depends on the statistics of the layers before it. Each is asked for in
+        the order in which they run, with the moments of its inputs, as of :meth:`input_moments`,
+        under what was chosen before.
+
+        Args:
+            domain: ``"source"`` or ``"target"``.
+            choose: from path, mean (C,) and variance (C,) of the inputs to the mean and variance
+                that the layer normalises by; it asks nothing of this context.
+            limit: images at most, spread evenly over the domain's training images; all by default.
+                Several hundred pass at once; beyond what memory holds every layer costs a pass.
+
+        Returns:
+            What was chosen, by path; empty in a frozen run.
         """
 
     def note(self, text: str) -> None:

@@ -70,4 +70,3 @@ def normalised_by(net: AdaptNet, statistics: Statistics) -> Iterator[None]:
         with torch.no_grad():
             for (buffer, _), value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
-

@@ -22,6 +22,7 @@ from daptkit.host.discovery import discover
 from daptkit.model import LoadedModel, load_model_folder
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
+from daptkit.train.aligning import sights_of
 from daptkit.train.alignments import load_alignments
 from daptkit.train.device import full_precision, resolve_device
 from daptkit.train.domains import Domain
@@ -155,5 +156,6 @@ def run_model(
         seen = Domain(images=images, groups=images.table.groups())
         if alignments.changes_images:
             seen = align(seen, alignments, domain, precision.device)
-        logits, _ = forward_rows(net, seen, all_rows(seen), precision=precision)
+        sight = sights_of(alignments.to(precision.device))(domain)
+        logits, _ = forward_rows(net, seen, all_rows(seen), precision=precision, sight=sight)
     return images.table, as_numpy(logits)

@@ -17,6 +17,8 @@ from daptkit.report.finished import read_record
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
 from daptkit.train.adaptation import Trained
+from daptkit.train.aligning import sights_of
+from daptkit.train.alignments import load_alignments
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, Passes, read_held_out, run_passes
 from daptkit.train.device import Precision, resolve_device
@@ -122,7 +124,10 @@ def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) ->
     rule = PredictionRule.from_json(stored.rule)
     net = stored.net.to(maker.precision.device)
     data = maker.prepared.data
-    shared = SplitPasses(net, data, maker.precision, delivered=True)
+    fitted = [one for one in stored.alignments if not one.roles <= {"inputs"}]
+    alignments = load_alignments(fitted, maker.reporter.line).to(maker.precision.device)
+    sights = sights_of(alignments)
+    shared = SplitPasses(net, data, maker.precision, delivered=True, sights=sights)
     passes = run_passes(shared)
     weights, prior = rule.class_weights, rule.target_prior
     fit = FitResult(

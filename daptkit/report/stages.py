@@ -23,6 +23,7 @@ from daptkit.train.deliver import Delivered
 from daptkit.train.device import full_precision
 from daptkit.train.domains import Domain, Rows
 from daptkit.train.inference import as_numpy, forward_rows
+from daptkit.train.sight import Sight, Sights, plain_sight
 
 Floats = npt.NDArray[np.float64]
 
@@ -186,7 +187,8 @@ def _by_model(
             "source": replace(data.source, trunk=None),
             "target": replace(data.target, trunk=None),
         }
-        found = backbone_summaries(model.net, inside, images, rows, device)
+        sights = model.fit.passes.sight
+        found = backbone_summaries(model.net, inside, images, rows, device, sights)
         return _distances(found, rows, trained)
 
     def kept(model: Delivered) -> Distances:
@@ -226,6 +228,7 @@ def backbone_summaries(
     domains: Mapping[str, Domain],
     rows: Mapping[str, Rows],
     device: torch.device,
+    sights: Sights = plain_sight,
 ) -> Summaries:
     """Return channel statistics of images of both domains at stages of the backbone.
 
@@ -235,13 +238,22 @@ def backbone_summaries(
         domains: images, without cached trunk features, by domain.
         rows: rows of each domain.
         device: where the network runs.
+        sights: how the network sees each domain.
     """
-    found = {name: _of_rows(net, stages, domains[name], rows[name], device) for name in domains}
+    found = {
+        name: _of_rows(net, stages, domains[name], rows[name], device, sights(name))
+        for name in domains
+    }
     return {stage.tap: {name: found[name][stage.tap] for name in domains} for stage in stages}
 
 
 def _of_rows(
-    net: AdaptNet, stages: Sequence[Stage], domain: Domain, rows: Rows, device: torch.device
+    net: AdaptNet,
+    stages: Sequence[Stage],
+    domain: Domain,
+    rows: Rows,
+    device: torch.device,
+    sight: Sight,
 ) -> dict[str, Floats]:
     precision = full_precision(device)
     layers = tuple(stage.tap for stage in stages)
@@ -249,7 +261,7 @@ def _of_rows(
     step = min(_CHUNK, domain.chunk, max(1, _CHUNK_VALUES // sum(net.dims(layers).values())))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
-        _, taps = forward_rows(net, domain, chunk, layers=layers, precision=precision)
+        _, taps = forward_rows(net, domain, chunk, layers=layers, precision=precision, sight=sight)
         for stage in stages:
             parts[stage.tap].append(channel_statistics(taps[stage.tap], stage.channels))
     return {layer: as_numpy(torch.cat(found)) for layer, found in parts.items()}

@@ -17,6 +17,7 @@ from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.accumulate import check_parts
+from daptkit.train.aligning import kept_alignments
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
@@ -281,9 +282,12 @@ def _train_methods(
     prepared, config, world = maker.prepared, maker.config, maker.world
     maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
     job = replace(maker.make(maker.prepared.data, folder), twin=passes)
-    adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
-    if inputs is not None:
-        adapted = replace(adapted, alignments=(inputs.stored,))
+    fit = Trainer(job).run()
+    kept = (
+        *(() if inputs is None else (inputs.stored,)),
+        *kept_alignments(maker.methods, job, fit.statistics),
+    )
+    adapted = replace(_with_rule(maker, job.net, fit, None), alignments=kept)
     judgement = world.first(
         lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from daptkit.errors import PluginError
+from daptkit.host import LoadedMethod
 from daptkit.method import FitContext
+from daptkit.model import StoredAlignment
 from daptkit.model.norms import Statistics, norm_modules
-from daptkit.train.alignments import Aligner, Alignments
+from daptkit.train.alignments import Aligner, Alignments, stored_alignment
 from daptkit.train.gather import Gather
 from daptkit.train.guard import plugin_guard
 from daptkit.train.job import Job
-from daptkit.train.sight import PLAIN, Align, Sight
+from daptkit.train.sight import PLAIN, Align, Sight, Sights
 
 MakeContext = Callable[[], FitContext]
 """Returns what a hook may ask of the model as it now is, passed without any alignment."""
@@ -49,6 +51,11 @@ class FeatureAligner:
     def in_eval(self, domain: str) -> Align:
         """Return what whole-split passes put before the bottleneck."""
         return partial(self._in_eval.align_features, domain=domain)
+
+    def changes(self, width: int, like: Tensor) -> bool:
+        """Whether drawn features (N, ``width``), on the device of ``like``, come out as others."""
+        drawn = torch.randn(8, width, generator=torch.Generator().manual_seed(0)).to(like)
+        return any(not torch.equal(self.in_eval(d)(drawn), drawn) for d in ("source", "target"))
 
     def of_batch(self, domain: str, weights: Tensor, gather: Gather) -> Align:
         """Return what a batch of one domain passes in training, its rows weighted."""
@@ -152,6 +159,50 @@ class Alignment:
         self._fitted = True
         if self.aligner is not None:
             self.aligner.fit(self._context())
+
+
+def kept_alignments(
+    methods: Sequence[LoadedMethod], job: Job, statistics: Statistics
+) -> tuple[StoredAlignment, ...]:
+    """Return what a model folder holds of what was fitted in training.
+
+    A method that leaves features as they are is not needed at prediction for their sake.
+
+    Args:
+        methods: of the run.
+        job: the job, trained to the end.
+        statistics: what the target is normalised by.
+    """
+    kept = []
+    aligner = FeatureAligner.of(job)
+    for loaded in methods:
+        name, roles = loaded.spec.name, set()
+        if job.owners.get("norm") == name and statistics:
+            roles.add("norm")
+        if job.owners.get("features") == name and aligner is not None:
+            roles |= {"features"} if aligner.changes(job.net.trunk_dim, job.net.mean) else set()
+        if roles:
+            method = job.methods[name]
+            norm = statistics if "norm" in roles else None
+            kept.append(stored_alignment(loaded, method, method.options, frozenset(roles), norm))
+    return tuple(kept)
+
+
+def sights_of(alignments: Alignments) -> Sights:
+    """Return how a model that is brought back from its folder sees each domain.
+
+    Args:
+        alignments: of the folder, on the device of the model.
+    """
+
+    def sight(domain: str) -> Sight:
+        called = "features" in alignments.owners
+        return Sight(
+            align=partial(alignments.align_features, domain=domain) if called else None,
+            statistics=alignments.norm if domain == "target" else {},
+        )
+
+    return sight
 
 
 def joined_align(n_source: int, source: Align, target: Align) -> Align:

@@ -13,7 +13,7 @@ from daptkit.model.network import evaluating
 from daptkit.model.norms import Statistics, norm_layers, normalised_by
 from daptkit.train.device import Precision, full_precision
 from daptkit.train.domains import Domain, Rows, TaskData
-from daptkit.train.moments import Moments, input_moments
+from daptkit.train.moments import Choose, Moments, chained_statistics, input_moments
 from daptkit.train.sight import PLAIN, Sight, Sights, plain_sight
 from daptkit.train.world import ALONE, World
 
@@ -126,28 +126,38 @@ class SplitPasses:
         return self._run("target", self.data.target, all_rows(self.data.target), layers)
 
     def input_moments(
-        self,
-        split: str,
-        *,
-        layers: tuple[str, ...],
-        weights: Tensor | None,
-        statistics: Statistics,
+        self, domain: Domain, rows: Rows, layers: tuple[str, ...], weights: Tensor | None
     ) -> Moments:
-        """Return moments of a split, of the model as it is without any alignment.
-
-        See :func:`daptkit.train.moments.input_moments`. They are not kept.
-        """
-        domain, rows = self.data.split(split)
+        """Return :func:`daptkit.train.moments.input_moments`; they are not kept."""
         return input_moments(
             self._net,
             domain,
             rows,
             layers=layers,
             weights=weights,
-            statistics=statistics,
             precision=self.precision,
             world=self._world,
         )
+
+    def chained_statistics(
+        self, domain: Domain, rows: Rows, choose: Choose, weights: Tensor | None
+    ) -> Statistics:
+        """Return :func:`daptkit.train.moments.chained_statistics`; nothing on cached features."""
+        if self.data.from_trunk:
+            return {}
+        return chained_statistics(
+            self._net,
+            domain,
+            rows,
+            choose=choose,
+            weights=weights,
+            precision=self.precision,
+            world=self._world,
+        )
+
+    def sight(self, domain: str) -> Sight:
+        """Return how the model sees ``"source"`` or ``"target"``; every process must ask."""
+        return self._sights(domain)
 
     def norm_layers(self) -> dict[str, NormLayer]:
         """Return the statistics of the layers that a pass runs; see :class:`FitContext`."""
@@ -167,7 +177,7 @@ class SplitPasses:
                 layers=wanted,
                 precision=self.precision,
                 world=self._world,
-                sight=self._sights("target" if name == "target" else "source"),
+                sight=self.sight("target" if name == "target" else "source"),
             )
             self._asked[name], self._known[name] = wanted, known
         if len(needed) == len(layers):

@@ -11,6 +11,7 @@ from torch import Tensor
 from daptkit.config import AdaptConfig
 from daptkit.method import Method
 from daptkit.model import AdaptNet
+from daptkit.model.norms import Statistics
 from daptkit.run import RunFolder
 from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
@@ -70,6 +71,7 @@ class FitResult:
         notes: lines that methods told the user.
         parts: in how many parts a batch was passed at the end.
         passes: whole-split passes of the trained model.
+        statistics: what the target is normalised by, by layer, where it is not the model's own.
     """
 
     class_weights: Tensor
@@ -79,3 +81,4 @@ class FitResult:
     notes: tuple[str, ...] = ()
     parts: int = 1
     passes: SplitPasses
+    statistics: Statistics = field(default_factory=dict)

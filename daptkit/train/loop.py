@@ -100,7 +100,7 @@ class Trainer:
                     self._save()
                     obey(self.world.agreed(request.signal))
                 self._call("on_fit_end")
-                # What is delivered, and what methods report of it.
+                # Before methods report of it.
                 self.alignment.sight("target")
                 obey(self.world.agreed(request.signal))
         finally:
@@ -116,6 +116,7 @@ class Trainer:
             notes=tuple(self.notes),
             parts=self.updater.parts,
             passes=self._passes.now(delivered=True),
+            statistics=self.alignment.statistics(),
         )
 
     def _train_epoch(self, request: StopRequest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,6 @@ from daptkit.method import FitContext, Method, TaskInfo
 from daptkit.nn import weighted_mean
 from daptkit_adabn.plugin import AdaBNOptions
 from daptkit_adabn.statistics import Moments, change, deviations, matched
-
-SETTLED = 1e-3
-"""Largest change of a statistic, in deviations, at which further passes would not matter."""
 
 _LAYERS, _FIXED, _BATCHES = "layers", "fixed", "batches"
 _MODES = (_LAYERS, _FIXED, _BATCHES)
@@ -61,33 +57,19 @@ class AdaBN(Method):
         return self.options.train
 
     def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the target's statistics of every layer, coherent with one another.
-
-        What a layer is fed depends on the statistics of the layers before it. So the target is
-        passed again under what was found, until nothing changes by more than a thousandth of a
-        deviation. A layer is right once those before it are, so there is one answer, and the
-        network's depth bounds the passes; a few are enough as a rule.
-        """
+        """Return the target's statistics of every layer, coherent with one another."""
         layers, source = ctx.norm_layers(), ctx.input_moments("source")
-        found: dict[str, Moments] = {}
-        own = {name: (layer.mean, layer.var) for name, layer in layers.items()}
-        moved, done = math.inf, 0
-        while moved > SETTLED and done < self.options.passes:
-            target = ctx.input_moments("target", statistics=found)
-            new = {
-                name: matched(layers[name], source[name], fed, self.options.strength)
-                for name, fed in target.items()
-                if name in source
-            }
-            before = {**own, **found}
-            moved = max((change(layers[n], before[n], new[n]) for n in new), default=0.0)
-            found, done = new, done + 1
-        if moved > SETTLED:
-            ctx.note(
-                f"adabn: statistics of the target still changed by {moved:.2g} deviations in pass"
-                f" {self.options.passes}; raise --adabn.passes."
-            )
-        self._report = {"statistics": "norm", "layers": len(found), "passes": done, "moved": moved}
+
+        def choose(name: str, mean: Tensor, var: Tensor) -> Moments:
+            return matched(layers[name], source[name], (mean, var), self.options.strength)
+
+        found = ctx.chained_statistics("target", choose, limit=self.options.images)
+        moved = [change(layers[name], statistics) for name, statistics in found.items()]
+        self._report = {
+            "statistics": "norm",
+            "layers": len(found),
+            "mean_change": sum(moved) / len(moved),
+        }
         return found
 
     def fit_features(self, ctx: FitContext) -> None:

@@ -20,8 +20,8 @@ class AdaBNOptions:
     train: bool = option(
         True, "Normalise each site by its own batches in training; false: as --bn says."
     )
-    passes: int = option(
-        20, "Passes of the target at most until BatchNorm's statistics settle.", low=1, high=1000
+    images: int = option(
+        512, "Target images at most that BatchNorm's statistics are measured on.", low=2, high=10**9
     )
     scale: str = option(
         "unit",

@@ -61,10 +61,6 @@ def matched(layer: NormLayer, source: Moments, target: Moments, strength: float 
     return torch.lerp(layer.mean, mean, strength), torch.lerp(layer.var, var, strength)
 
 
-def change(layer: NormLayer, before: Moments, after: Moments) -> float:
-    """Return how far statistics are from each other, in deviations of the layer's inputs.
-
-    The largest, over channels, of |m - m'| / s and |s / s' - 1| with s^2 = v + eps.
-    """
-    s, t = ((pair[1] + layer.eps).sqrt() for pair in (before, after))
-    return float(torch.maximum((before[0] - after[0]).abs() / s, (t / s - 1).abs()).max())
+def change(layer: NormLayer, statistics: Moments) -> float:
+    """Return how far statistics are from a layer's own: the mean of |m' - m| / sqrt(v + eps)."""
+    return float(((statistics[0] - layer.mean).abs() / (layer.var + layer.eps).sqrt()).mean())
