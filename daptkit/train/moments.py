@@ -86,12 +86,9 @@ def input_moments(
                 if len(seen) == len(layers):
                     raise _Reached
 
-            if domain.trunk is not None:
-                see(TRUNK, given)
-            else:
-                images = to_float(given.to(precision.device))
-                with contextlib.suppress(_Reached), precision.autocast(), _fed(watched, see):
-                    see(TRUNK, net.trunk(images))
+            with contextlib.suppress(_Reached), precision.autocast(), _fed(watched, see):
+                fed = domain.trunk is None
+                see(TRUNK, net.trunk(to_float(given.to(precision.device))) if fed else given)
             for name in layers:
                 if name in seen:
                     found.setdefault(name, []).append(_sums(*seen[name], share)[None])
