@@ -54,6 +54,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
     "selected": {"method": "coral", "select": "snd", "epochs": 4, "lr": 0.05},
+    "normalised": {"method": "adabn+bbse"},
+    "standardised": {"method": "adabn+bbse"},
 }
 """Name to options of runs whose results must not depend on the number of processes."""
 
@@ -67,7 +69,7 @@ def prepare_files(folder: Path) -> None:
 def configuration(folder: Path, name: str, **values: Any) -> AdaptConfig:
     """Return a run of :data:`RUNS`, with BatchNorm in its network but for the first."""
     options = {**RUNS.get(name, {}), **values}
-    if name in ("gradual", "frozen", "again", "parts", "compiled", "mixed"):
+    if name in ("gradual", "frozen", "again", "parts", "compiled", "mixed", "normalised"):
         options |= write_weights(folder)
     return tiny_config(folder, batch_size=BATCH, **{"out": str(folder / name), **options})
 

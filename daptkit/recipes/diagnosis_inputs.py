@@ -145,6 +145,11 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
     device = resolve_device(config.device)
     prepared = prepare(config, device, reporter, ())
     net = prepared.network.make(device)
+    for one in prepared.network.alignments:
+        reporter.line(
+            f"the model's method '{one.method}' aligned its target; here images are diagnosed as"
+            " they are"
+        )
     data, hits = with_trunk(
         prepared.data,
         net,

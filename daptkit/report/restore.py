@@ -13,17 +13,20 @@ import torch
 from daptkit.config import AdaptConfig, resolve_config
 from daptkit.errors import DataError, Terminated
 from daptkit.host import LoadedMethod, load_methods, method_options, parse_method
-from daptkit.model import AdaptNet, load_model_folder
+from daptkit.model import AdaptNet, StoredAlignment, load_model_folder
 from daptkit.report.finished import read_record
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
 from daptkit.train.adaptation import Trained
+from daptkit.train.aligning import sights_of
+from daptkit.train.alignments import load_alignments
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, Passes, read_held_out, run_passes
 from daptkit.train.device import Precision, resolve_device
 from daptkit.train.domains import TaskData
 from daptkit.train.guard import memory_guard
 from daptkit.train.inference import SplitPasses
+from daptkit.train.inputs import aligned, restored_inputs
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.plugins import plugin_backbones
@@ -133,14 +136,14 @@ def restore_model(
     verdict = record.get("verdict") or {"delivered": "source-only"}
     with memory_guard(_MEMORY):
         maker = _maker(folder, config, record, _layers(()), reporter)
-        net, rule, shared = _stored(of, maker)
-        passes = run_passes(shared)
+        found = _stored(of, maker)
+        passes = run_passes(found.passes)
     return RestoredModel(
         name=verdict["delivered"] if delivered else "source-only",
         config=config,
         prepared=maker.prepared,
-        net=net,
-        rule=rule,
+        net=found.net,
+        rule=found.rule,
         passes=passes,
     )
 
@@ -199,16 +202,44 @@ def _check_unchanged(
         )
 
 
-def _stored(folder: RunFolder, maker: JobMaker) -> tuple[AdaptNet, PredictionRule, SplitPasses]:
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """A model that was brought back, and the run's data as it sees them."""
+
+    net: AdaptNet
+    rule: PredictionRule
+    alignments: tuple[StoredAlignment, ...]
+    passes: SplitPasses
+    maker: JobMaker
+
+
+def _stored(folder: RunFolder, maker: JobMaker) -> _Stored:
     """Load a model with its rule, and make ready to pass the run's data through it."""
     stored = load_model_folder(folder.model, factories=plugin_backbones())
+    inputs = restored_inputs(maker, stored.alignments, maker.reporter.line)
+    if inputs is not None:
+        maker = aligned(maker, inputs)
     net = stored.net.to(maker.precision.device)
-    shared = SplitPasses(net, maker.prepared.data, maker.precision, delivered=True)
-    return net, PredictionRule.from_json(stored.rule), shared
+    fitted = [one for one in stored.alignments if not one.roles <= {"inputs"}]
+    alignments = load_alignments(fitted, maker.reporter.line).to(maker.precision.device)
+    return _Stored(
+        net=net,
+        rule=PredictionRule.from_json(stored.rule),
+        alignments=stored.alignments,
+        passes=SplitPasses(
+            net,
+            maker.prepared.data,
+            maker.precision,
+            delivered=True,
+            sights=sights_of(alignments),
+        ),
+        maker=maker,
+    )
 
 
 def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) -> Delivered:
-    net, rule, shared = _stored(folder, maker)
+    found = _stored(folder, maker)
+    net, rule, shared, maker = found.net, found.rule, found.passes, found.maker
     passes = run_passes(shared)
     weights, prior = rule.class_weights, rule.target_prior
     fit = FitResult(
@@ -224,6 +255,7 @@ def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) ->
         held_out=_held_out(folder, maker, passes),
         rule=rule,
         fit=fit,
+        alignments=found.alignments,
     )
 
 

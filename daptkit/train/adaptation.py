@@ -17,12 +17,14 @@ from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.accumulate import check_parts
+from daptkit.train.aligning import kept_alignments
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
 from daptkit.train.device import Precision
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
+from daptkit.train.inputs import FittedAlignment, fit_inputs, methods_view
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
@@ -37,7 +39,7 @@ from daptkit.train.verdict import Judgement, diagnose_twin, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
-_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
+_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior", "inputs", "features", "norm"})
 # Options that may differ between a run and its continuation.
 _FREE_AT_RESUME = frozenset(
     {"resume", "out", "device", "workers", "report", "cache", "auto_batch", "guard"}
@@ -142,12 +144,15 @@ def _run(
         reporter.line("--select chooses among epochs of a method; without one it is the last.")
     # What a plugin has against the task should not wait for the source-only model.
     world.node_by_node(maker.try_methods)
+    inputs = fit_inputs(maker)
     # A source-only run is its own twin.
     twin, cached = _train_twin(folder.twin if loaded else folder, maker)
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted, judgement = _train_methods(folder, maker, twin, scratch) if loaded else (None, None)
+    adapted, judgement = (
+        _train_methods(folder, maker, twin, scratch, inputs) if loaded else (None, None)
+    )
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -173,6 +178,7 @@ def _run(
                 if done
             },
             "methods": (adapted or twin).fit.reports,
+            "images": None if inputs is None else inputs.to_json(),
             "figures": figures,
             "verdict": None if judgement is None else judgement.to_json(),
         }
@@ -281,11 +287,16 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
 
 
 def _train_methods(
-    folder: RunFolder, maker: JobMaker, twin: Delivered, scratch: Delivered | None
+    folder: RunFolder,
+    maker: JobMaker,
+    twin: Delivered,
+    scratch: Delivered | None,
+    inputs: FittedAlignment | None,
 ) -> tuple[Delivered, Judgement]:
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
-    job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
+    maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
+    job = replace(maker.make(maker.prepared.data, folder), twin=passes)
     found = None
     if config.select != LAST:
         found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
@@ -297,7 +308,11 @@ def _train_methods(
         maker.reporter.line(f"{job.label}: {taken}")
         # Cross-fitted models are to be as far trained as the one that they stand for.
         maker = replace(maker, stop_epoch=fit.choice.epoch)
-    adapted = _with_rule(maker, job.net, fit, None)
+    kept = (
+        *(() if inputs is None else (inputs.stored,)),
+        *kept_alignments(maker.methods, job, fit.statistics),
+    )
+    adapted = replace(_with_rule(maker, job.net, fit, None), alignments=kept)
     judgement = world.first(
         lambda: judge_run(
             prepared,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from daptkit.data import ImageTable
-from daptkit.model import AdaptNet, save_model_folder
+from daptkit.model import AdaptNet, StoredAlignment, save_model_folder
 from daptkit.run import RunFolder, atomic_write
 from daptkit.shift import CalibrationChoice, PredictionRule, fit_chosen_rule
 from daptkit.train.crossfit import HeldOut
@@ -66,6 +66,7 @@ class Delivered:
         rule: calibration, priors and decision rule.
         fit: what training left behind.
         choice: of the calibration; ``None`` for a model that was loaded, whose run recorded it.
+        alignments: what methods do at prediction.
     """
 
     net: AdaptNet
@@ -74,6 +75,7 @@ class Delivered:
     rule: PredictionRule
     fit: FitResult
     choice: CalibrationChoice | None = None
+    alignments: tuple[StoredAlignment, ...] = ()
 
 
 def run_passes(passes: SplitPasses) -> Passes:
@@ -167,6 +169,7 @@ def deliver(
             conversion=prepared.conversion.to_json(),
             rule=rule.to_json(),
             extra={**meta, "calibration_choice": model.choice and model.choice.to_json()},
+            alignments=model.alignments,
         )
         predictions = predictions_csv(table, model.passes.target_logits, rule, "target")
         atomic_write(folder.predictions, predictions)

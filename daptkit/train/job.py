@@ -11,6 +11,7 @@ from torch import Tensor
 from daptkit.config import AdaptConfig
 from daptkit.method import Method
 from daptkit.model import AdaptNet
+from daptkit.model.norms import Statistics
 from daptkit.run import RunFolder
 from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
@@ -79,6 +80,7 @@ class FitResult:
         parts: in how many parts a batch was passed at the end.
         passes: whole-split passes of the trained model.
         choice: of the epoch whose model this is; ``None`` where it is the last in any case.
+        statistics: what the target is normalised by, by layer, where it is not the model's own.
     """
 
     class_weights: Tensor
@@ -89,3 +91,4 @@ class FitResult:
     parts: int = 1
     passes: SplitPasses
     choice: Choice | None = None
+    statistics: Statistics = field(default_factory=dict)

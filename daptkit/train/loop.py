@@ -13,6 +13,7 @@ from daptkit.errors import DaptkitError
 from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
+from daptkit.train.aligning import Alignment
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
@@ -46,6 +47,7 @@ class Trainer:
         config, data = job.config, job.data
         self.device = job.precision.device
         self.world = job.world
+        self.alignment = Alignment(job, lambda: self._context(self._plain))
         self.module = Step(
             job.net,
             job.methods,
@@ -53,6 +55,8 @@ class Trainer:
             split=config.bn == "split",
             gather=gather_of(job.world),
             backbone=training_backbone(job),
+            apart=self.alignment.apart,
+            aligner=self.alignment.aligner,
         )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
@@ -72,7 +76,11 @@ class Trainer:
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
         self._scores = EpochScores(job)
-        self._passes = TrainingPasses(job.net, data, job.precision, job.world, self._scores.asked)
+        passed = (job.net, data, job.precision, job.world)
+        sights = self.alignment.sight
+        self._passes = TrainingPasses(*passed, asked=self._scores.asked, sights=sights)
+        self._plain = TrainingPasses(*passed)
+        self._delivered = False
         self.metrics: MetricsLog | None = None
         self._continue()
         self._parallel = parallel(self.module, self.world)
@@ -99,6 +107,8 @@ class Trainer:
                     obey(self.world.agreed(request.signal))
                 choice = self._select()
                 self._call("on_fit_end", delivered=True)
+                # Before methods report of it.
+                self.alignment.sight("target")
                 obey(self.world.agreed(request.signal))
         finally:
             reporter.stop()
@@ -114,16 +124,19 @@ class Trainer:
             parts=self.updater.parts,
             passes=self._passes.now(delivered=True),
             choice=choice,
+            statistics=self.alignment.statistics(),
         )
 
     def _train_epoch(self, request: StopRequest) -> None:
         job = self.job
-        self._passes.forget()
-        self.module.train()
         if self.step % self.per_epoch == 0:
             self.class_weights, self.target_prior = self.world.same(
                 (self.roles.class_weights(), self.roles.target_prior())
             )
+            self.alignment.begin(self.class_weights)
+        self._passes.forget()
+        self._plain.forget()
+        self.module.train()
         weights = self.class_weights.to(self.device)
         prior = None if self.target_prior is None else self.target_prior.to(self.device)
         generator = torch.Generator(self.device)
@@ -148,6 +161,7 @@ class Trainer:
                 obey(stop)
         # What follows an epoch measures the model.
         self.updater.check(self.step)
+        self.alignment.trained()
 
     def _train_step(
         self,
@@ -237,12 +251,23 @@ class Trainer:
         if in_force is not None:
             self.class_weights, self.target_prior = in_force
             self._passes.forget()
+            self._plain.forget()
+        if choice is not None:
+            self.alignment.resume(self.class_weights)
         return choice
 
     def _call(self, hook: str, *, delivered: bool = False) -> EpochContext:
         self.module.eval()
-        context = EpochContext(
-            passes=self._passes.now(delivered=delivered),
+        self._delivered = delivered
+        context = self._context(self._passes)
+        for name, method in self.job.methods.items():
+            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
+                getattr(method, hook)(context)
+        return context
+
+    def _context(self, passes: TrainingPasses) -> EpochContext:
+        return EpochContext(
+            passes=passes.now(delivered=self._delivered),
             twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
@@ -251,10 +276,6 @@ class Trainer:
             finetune=self.job.config.finetune,
             note=self._note,
         )
-        for name, method in self.job.methods.items():
-            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
-                getattr(method, hook)(context)
-        return context
 
     def _emit(self, event: Event) -> None:
         if self.job.events and self.world.leads:
@@ -327,6 +348,7 @@ class Trainer:
         self.updater.load_state(state)
         self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
         self.step = int(state["step"])
+        self.alignment.resume(self.class_weights)
         self.window = Window.from_state(state["window"], self.device)
         self.notes = list(state["notes"])
         if self.gradual is not None:
