@@ -13,14 +13,12 @@ import pytest
 import torch
 
 from aligners import METHOD, install_shade
-from daptkit.config import AdaptConfig, resolve_config
 from daptkit.data import AlignedImages, to_float
 from daptkit.errors import PluginError
-from daptkit.host import method_options
 from daptkit.model import load_model_folder
 from daptkit.recipes import evaluate, predict
-from daptkit.run import RunFolder
 from daptkit.report.restore import restore
+from daptkit.run import RunFolder
 from daptkit.train.adaptation import Trained, run_adaptation
 from daptkit.train.progress import SilentReporter
 from fakes import tiny_config, write_weights
