@@ -8,13 +8,13 @@ from typing import Any
 
 from daptkit.config import AdaptConfig
 from daptkit.data import choose_split, encode_labels, read_table
-from daptkit.recipes.cell_scratch import SCRATCH
 from daptkit.recipes.cells import SOURCE_ONLY, Cell, cell_name
 from daptkit.recipes.evaluating import TRUE_SCORES as SCORES
 from daptkit.recipes.evaluating import Labelled, predict_labelled
 from daptkit.run import RunFolder
 from daptkit.train.plugins import parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
+from daptkit.train.scratch import SCRATCH
 
 N_BOOTSTRAP = 1000
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from daptkit.assess.scores import SCORES
-from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
 from daptkit.recipes.cell_choice import combine
-from daptkit.recipes.cell_scratch import SCRATCH, scratch_cells
+from daptkit.recipes.cell_scratch import scratch_cells
 from daptkit.recipes.cells import FORMAT, Failure, Plan, cell_name
+from daptkit.recipes.evaluating import TRUE_SCORES
+from daptkit.train.scratch import SCRATCH
 
 DIVERGENCES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
 _OF_THE_DATA = ("sha256", "classes", "source_train", "source_val", "target", "patients_known")

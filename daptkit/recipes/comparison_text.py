@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
+from daptkit.recipes.evaluating import TRUE_SCORES
 from daptkit.report.reading.comparing import (
     ESTIMATES,
     SCORE_NAMES,
