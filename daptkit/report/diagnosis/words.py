@@ -78,15 +78,15 @@ STATISTICS = {
 }
 
 
+def statistic(name: str) -> str:
+    """Return the name of an image statistic or covariate."""
+    return STATISTICS.get(name, name.replace("_", " "))
+
+
 PROPERTIES = {
     "intensity": "brightness",
     "shading": "light and shade over large areas",
 }
-
-
-def statistic(name: str) -> str:
-    """Return the name of an image statistic or covariate."""
-    return STATISTICS.get(name, name.replace("_", " "))
 
 
 def properties(found: Found) -> list[dict[str, Any]]:
