@@ -1,6 +1,7 @@
 """Models: timm backbones with bottleneck and head, local weights, feature cache, model folders."""
 
 from daptkit.cachedir import default_cache_dir
+from daptkit.model.alignments import StoredAlignment
 from daptkit.model.build import build_model
 from daptkit.model.cache import FeatureCache
 from daptkit.model.config import ModelConfig, parse_model_kwargs, resolve_model_config
@@ -19,6 +20,7 @@ __all__ = [
     "LoadedModel",
     "ModelConfig",
     "Stage",
+    "StoredAlignment",
     "WeightsReport",
     "backbone_fingerprint",
     "backbone_stages",

@@ -128,6 +128,11 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
     """
     device = resolve_device(config.device)
     prepared = prepare(config, device, reporter, ())
+    for one in prepared.network.alignments:
+        reporter.line(
+            f"the model's method '{one.method}' aligned its target; here images are diagnosed as"
+            " they are"
+        )
     data, hits = with_trunk(
         prepared.data,
         prepared.network.make(device),

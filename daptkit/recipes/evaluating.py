@@ -45,7 +45,7 @@ def evaluate(
         run: run folder, or a model folder.
         data: PATH of labelled images.
         split: split to score; ``test`` where it exists, else everything; ``"all"`` for everything.
-        domain: ``"target"`` or ``"source"``: selects the prior.
+        domain: ``"target"`` or ``"source"``: selects the prior, and what methods make of images.
         aggregate: ``"patient"`` or ``"study"``: score the mean probabilities of each, not images.
         n_bootstrap: resamples behind each interval.
         seed: seed of the resampling.
@@ -150,6 +150,7 @@ def predict_labelled(
         loaded,
         table,
         readers,
+        domain=domain,
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,

@@ -23,6 +23,7 @@ from daptkit.train.device import Precision, resolve_device
 from daptkit.train.domains import TaskData
 from daptkit.train.guard import memory_guard
 from daptkit.train.inference import SplitPasses
+from daptkit.train.inputs import aligned, restored_inputs
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.plugins import plugin_backbones
@@ -115,6 +116,9 @@ def _check_unchanged(
 
 def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) -> Delivered:
     stored = load_model_folder(folder.model, factories=plugin_backbones())
+    inputs = restored_inputs(maker, stored.alignments, maker.reporter.line)
+    if inputs is not None:
+        maker = aligned(maker, inputs)
     rule = PredictionRule.from_json(stored.rule)
     net = stored.net.to(maker.precision.device)
     data = maker.prepared.data
@@ -134,6 +138,7 @@ def _delivered(folder: RunFolder, maker: JobMaker, record: Mapping[str, Any]) ->
         held_out=_held_out(folder, maker, passes),
         rule=rule,
         fit=fit,
+        alignments=stored.alignments,
     )
 
 

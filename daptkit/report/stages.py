@@ -101,7 +101,18 @@ def stage_divergences(trained: Trained) -> dict[str, Any]:
 def _note(trained: Trained) -> str | None:
     if trained.config.finetune != "frozen" or trained.adapted is None:
         return None
+    if sees_changed(trained, trained.adapted):
+        return (
+            "The backbone is frozen: its stages differ between the models only because a method"
+            " changes the images of the adapted one."
+        )
     return "The backbone is frozen, so its stages are the same in both models."
+
+
+def sees_changed(trained: Trained, model: Delivered) -> bool:
+    """Whether a method changes the images that a model sees."""
+    own, raw = model.fit.passes.data, trained.twin.fit.passes.data
+    return own.source.images is not raw.source.images or own.target.images is not raw.target.images
 
 
 def _listed(backbone: nn.Module) -> list[Stage]:
@@ -165,23 +176,26 @@ def _by_model(
     trained: Trained,
 ) -> dict[str, Distances]:
     """Return the distances at every stage, in order, of each model."""
-    data = trained.prepared.data
-    images = {
-        "source": replace(data.source, trunk=None),
-        "target": replace(data.target, trunk=None),
-    }
     inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
 
     device = trained.twin.fit.passes.precision.device
 
     def of_backbone(model: Delivered) -> Distances:
+        data = model.fit.passes.data
+        images = {
+            "source": replace(data.source, trunk=None),
+            "target": replace(data.target, trunk=None),
+        }
         found = backbone_summaries(model.net, inside, images, rows, device)
         return _distances(found, rows, trained)
 
-    if data.from_trunk:
+    def kept(model: Delivered) -> Distances:
         taps = [stage.tap for stage in inside]
-        shared = kept_distances(trained, taps, rows, lambda: of_backbone(trained.twin))
-        found = dict.fromkeys(models, shared)
+        return kept_distances(trained, model, taps, rows, lambda: of_backbone(model))
+
+    if trained.prepared.data.from_trunk:
+        shared = kept(trained.twin)
+        found = {n: kept(m) if sees_changed(trained, m) else shared for n, m in models.items()}
     else:
         found = {name: of_backbone(model) for name, model in models.items()}
     return {

@@ -23,6 +23,7 @@ from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
 from daptkit.train.device import Precision
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
+from daptkit.train.inputs import FittedAlignment, fit_inputs, methods_view
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
@@ -35,7 +36,7 @@ from daptkit.train.verdict import Judgement, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
-_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
+_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior", "inputs"})
 # Options that may differ between a run and its continuation.
 _FREE_AT_RESUME = frozenset(
     {"resume", "out", "device", "workers", "report", "cache", "auto_batch", "guard"}
@@ -134,12 +135,13 @@ def _run(
     )
     # What a plugin has against the task should not wait for the source-only model.
     world.node_by_node(maker.try_methods)
+    inputs = fit_inputs(maker)
     # A source-only run is its own twin.
     twin, cached = _train_twin(folder.twin if loaded else folder, maker)
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted, judgement = _train_methods(folder, maker, twin) if loaded else (None, None)
+    adapted, judgement = _train_methods(folder, maker, twin, inputs) if loaded else (None, None)
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -165,6 +167,7 @@ def _run(
                 if done
             },
             "methods": (adapted or twin).fit.reports,
+            "images": None if inputs is None else inputs.to_json(),
             "figures": figures,
             "verdict": None if judgement is None else judgement.to_json(),
         }
@@ -272,12 +275,15 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
 
 
 def _train_methods(
-    folder: RunFolder, maker: JobMaker, twin: Delivered
+    folder: RunFolder, maker: JobMaker, twin: Delivered, inputs: FittedAlignment | None
 ) -> tuple[Delivered, Judgement]:
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
-    job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
+    maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
+    job = replace(maker.make(maker.prepared.data, folder), twin=passes)
     adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
+    if inputs is not None:
+        adapted = replace(adapted, alignments=(inputs.stored,))
     judgement = world.first(
         lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
     )

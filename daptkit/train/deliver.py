@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from daptkit.data import ImageTable
-from daptkit.model import AdaptNet, save_model_folder
+from daptkit.model import AdaptNet, StoredAlignment, save_model_folder
 from daptkit.run import RunFolder, atomic_write
 from daptkit.shift import PredictionRule, fit_rule
 from daptkit.train.crossfit import HeldOut
@@ -65,6 +65,7 @@ class Delivered:
         held_out: logits and labels that the rule was fitted on.
         rule: calibration, priors and decision rule.
         fit: what training left behind.
+        alignments: what methods do at prediction.
     """
 
     net: AdaptNet
@@ -72,6 +73,7 @@ class Delivered:
     held_out: HeldOut
     rule: PredictionRule
     fit: FitResult
+    alignments: tuple[StoredAlignment, ...] = ()
 
 
 def run_passes(passes: SplitPasses) -> Passes:
@@ -160,6 +162,7 @@ def deliver(
             conversion=prepared.conversion.to_json(),
             rule=rule.to_json(),
             extra=meta,
+            alignments=model.alignments,
         )
         predictions = predictions_csv(table, model.passes.target_logits, rule, "target")
         atomic_write(folder.predictions, predictions)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from daptkit.data import Augment, ImageSet, batch_indices, to_float
+from daptkit.data import AlignedImages, Augment, ImageSet, batch_indices, to_float
 from daptkit.data.augment import N_DRAWS
 from daptkit.method import TaskInfo
 from daptkit.train.device import derive_seed
@@ -34,7 +34,8 @@ class Domain:
     """The images of one domain.
 
     Args:
-        images: decoded images; row i of everything else is row i of ``images.table``.
+        images: decoded images, or these as a method changes them; row i of everything else is row i
+            of ``images.table``.
         groups: (N,) patient number of each image; one per image where patients are unknown.
         labels: (N,) class indices of source images; ``None`` for the target, always.
         trunk: (N, D') cached trunk features of a frozen run, else ``None``.
@@ -42,7 +43,7 @@ class Domain:
             passes read ``trunk``.
     """
 
-    images: ImageSet
+    images: ImageSet | AlignedImages
     groups: Rows
     labels: Rows | None = None
     trunk: Tensor | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from daptkit.config import AdaptConfig
 from daptkit.host import LoadedMethod
@@ -33,6 +35,7 @@ class JobMaker:
         methods: methods of the run; none for source-only.
         world: processes of the run.
         label: what a model without methods is called.
+        states: what methods start from that were fitted before, by name.
     """
 
     prepared: Prepared
@@ -42,6 +45,7 @@ class JobMaker:
     methods: tuple[LoadedMethod, ...] = ()
     world: World = ALONE
     label: str = "source-only"
+    states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
@@ -80,7 +84,10 @@ class JobMaker:
     def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:
         name = method.spec.name
         values = self.config.method_options.get(name, {})
-        return method.create(build_options(method.spec.options, values, f"{name}."), task)
+        made = method.create(build_options(method.spec.options, values, f"{name}."), task)
+        if name in self.states:
+            made.load_state_dict(dict(self.states[name]))
+        return made
 
     def _identity(self) -> str:
         parts = [self.prepared.fingerprints, self.prepared.conversion.to_json()]
