@@ -23,7 +23,7 @@ from daptkit.report.stages import (
 )
 from daptkit.shift import PredictionRule
 from daptkit.shift.heads import unseen_logits
-from daptkit.shift.imagestats import COLOURS, image_statistics
+from daptkit.shift.imagestats import image_statistics
 from daptkit.shift.movedprior import drawn_patients
 from daptkit.train.device import resolve_device
 from daptkit.train.domains import Domain, Rows
@@ -226,7 +226,9 @@ def drop_colours(source: dict[str, Any], target: dict[str, Any]) -> None:
     """Leave out what is said of colours where no image of either site has any."""
     if not any(np.any(found.get("saturation", 0.0)) for found in (source, target)):
         for found in (source, target):
-            for name in [n for n in found if n == "saturation" or n.split("_")[0] in COLOURS]:
+            for name in [
+                n for n in found if n.startswith(("saturation", "red_", "green_", "blue_"))
+            ]:
                 del found[name]
 
 

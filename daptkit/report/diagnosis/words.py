@@ -92,15 +92,15 @@ def backbone(run: Found) -> str:
     return "frozen backbone" if run["trained"] else "random weights"
 
 
+def statistic(name: str) -> str:
+    """Return the name of an image statistic or covariate."""
+    return STATISTICS.get(name, name.replace("_", " "))
+
+
 PROPERTIES = {
     "intensity": "brightness",
     "shading": "light and shade over large areas",
 }
-
-
-def statistic(name: str) -> str:
-    """Return the name of an image statistic or covariate."""
-    return STATISTICS.get(name, name.replace("_", " "))
 
 
 def properties(found: Found) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def test_constant_sites_give_finite_images(
     assert aligned.var((2, 3)).max() <= 1e-10 or constant == "source"  # no structure of no signal
     notes: list[str] = []
     method.on_fit_start(type("Context", (), {"note": staticmethod(notes.append)})())  # type: ignore[arg-type]
-    assert len(notes) == 1
+    assert len(notes) == 1 and notes[0].startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -158,7 +158,7 @@ class Colour(Method):
     def on_fit_start(self, ctx: FitContext) -> None:
         """Tell what could not be matched."""
         if int(self.note):
-            ctx.note(self._said())
+            ctx.note(f"colour: {self._said()}")
 
     def report(self) -> dict[str, Any]:
         """Return space, centres of both sites in it, and the matrix between them."""

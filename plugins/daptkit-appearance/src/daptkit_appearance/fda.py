@@ -160,8 +160,8 @@ class FDA(Method):
         """Tell if a site has no amplitude but its mean."""
         if self.report()["frequencies_left_alone"]:
             ctx.note(
-                "left some frequencies of the target's images as they are: a site's images have"
-                " about no amplitude there."
+                "fda: left some frequencies of the target's images as they are: a site's images"
+                " have about no amplitude there."
             )
 
     def report(self) -> dict[str, Any]:

@@ -127,8 +127,8 @@ class HistMatch(Method):
         constant = [c for c, flag in enumerate(self.left_alone.tolist()) if flag == 1]
         if constant:
             ctx.note(
-                f"left channel {', '.join(map(str, constant))} of the target's images as it is: a"
-                " site's levels there are about constant, or there are too few pixels."
+                f"histmatch: left channel {', '.join(map(str, constant))} of the target's images as"
+                " it is: a site's levels there are about constant, or there are too few pixels."
             )
 
     def report(self) -> dict[str, Any]:

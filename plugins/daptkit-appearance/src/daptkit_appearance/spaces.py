@@ -90,12 +90,12 @@ def _inverse(matrix: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], 
 
 def _linear(x: Tensor) -> Tensor:
     """Undo the gamma of sRGB (IEC 61966-2-1)."""
-    # Each branch sees values of its own side only: the other's gradient may be infinite.
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+    return torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
 
 def _gamma(x: Tensor) -> Tensor:
     edge = 0.0031308
+    # A power sees values of its own side only: its gradient at 0 and below is not finite.
     return torch.where(x <= edge, 12.92 * x, 1.055 * x.clamp(min=edge) ** (1 / 2.4) - 0.055)
 
 
