@@ -19,6 +19,7 @@ import torch
 import daptkit
 import daptkit.data.order
 import daptkit.train.compiling
+from aligners import install_shade
 from daptkit.cli.main import run
 from daptkit.config import AdaptConfig, to_toml
 from daptkit.errors import DaptkitError
@@ -28,6 +29,7 @@ from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
 from daptkit.train.world import joined_world, spoken_by
 from fakes import in_process, make_job, tiny_config, write_weights
+from host.conftest import Site
 
 BATCH = 12
 STEPS = 10
@@ -52,6 +54,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "again": {"method": "coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
     "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
+    "inputs": {"method": "shade+coral", "aug": "digits"},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
     "normalised": {"method": "adabn+bbse"},
     "standardised": {"method": "adabn+bbse"},
@@ -60,9 +63,10 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def prepare_files(folder: Path) -> None:
-    """Write images and weights; every process finds them."""
+    """Write images, weights and a plugin package; every process finds them."""
     tiny_config(folder)
     write_weights(folder)
+    install_shade(Site(folder / "site"))
 
 
 def configuration(folder: Path, name: str, **values: Any) -> AdaptConfig:
@@ -202,6 +206,7 @@ def command(folder: Path, *options: str) -> tuple[int, str, str]:
 def main(folder: Path) -> None:
     """Do everything in a folder of :func:`prepare_files` and store what this process found."""
     os.environ["DAPTKIT_CACHE"] = str(folder / "cache")
+    sys.path.insert(0, str(folder / "site"))
     found = {
         "agreements": agreements(),
         "runs": whole_runs(folder),

@@ -187,7 +187,7 @@ def test_the_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRe
 
 def test_images_hold_no_address(page: str) -> None:
     images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(images) == 14
+    assert len(images) == 15
     for image in images:
         svg = base64.b64decode(image).decode()
         assert not re.findall(r'href="(?!#|data:image/png;base64,)[^"]*"', svg)

@@ -20,6 +20,7 @@ from daptkit.report.embedding import (
     sample_rows,
 )
 from daptkit.report.finished import FORMAT
+from daptkit.report.levels import image_levels
 from daptkit.report.provenance import data_facts, run_facts, sites_of
 from daptkit.report.series import training_series
 from daptkit.report.stages import stage_divergences
@@ -61,6 +62,7 @@ def measure_run(
         "data": data_facts(trained),
         "divergence": figures["divergence"],
         "stages": stage_divergences(trained),
+        "images": image_levels(trained),
         "prior": figures["prior"],
         "predicted": {name: _predicted(trained, model) for name, model in models.items()},
         "collapse": figures["collapse"],

@@ -16,6 +16,7 @@ from daptkit.report.finished import FORMAT
 from daptkit.report.reading import (
     domains,
     frequencies,
+    levels,
     methods,
     short,
     source,
@@ -148,6 +149,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "title": short.title(report),
         "short": short.in_short(report),
         **_verdict(report),
+        "images": _images(report),
         "measures": domains.measures(report),
         "agreement": domains.agreement(report),
         "basis": domains.basis(report),
@@ -163,6 +165,16 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
         "calibration_basis": source.calibration_basis(report),
+    }
+
+
+def _images(report: words.Report) -> dict[str, Any] | None:
+    if not report.get("images"):
+        return None
+    return {
+        "did": levels.what_it_did(report),
+        "views": levels.view_names(report),
+        "channels": levels.channels(report),
     }
 
 

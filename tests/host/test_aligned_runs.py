@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from aligners import METHOD, install_shade
-from daptkit.config import AdaptConfig, resolve_config
 from daptkit.data import AlignedImages, to_float
 from daptkit.errors import PluginError
-from daptkit.host import method_options
 from daptkit.model import load_model_folder
 from daptkit.recipes import evaluate, predict
-from daptkit.run import RunFolder
+from daptkit.report.levels import image_levels
 from daptkit.report.restore import restore
+from daptkit.report.stages import stage_divergences
+from daptkit.run import RunFolder
 from daptkit.train.adaptation import Trained, run_adaptation
 from daptkit.train.progress import SilentReporter
 from fakes import tiny_config, write_weights
@@ -225,6 +225,14 @@ def test_a_restored_run_sees_what_the_run_saw(site: Any, tmp_path: Path) -> None
     assert [one.fingerprint() for one in found.adapted.alignments] == [
         one.fingerprint() for one in trained.adapted.alignments
     ]
+    # What the report shows: the frozen backbone sees other images in the adapted model.
+    stages = stage_divergences(trained)
+    assert stages["mmd2"]["source-only"][0] != stages["mmd2"]["adapted"][0]
+    assert "only because a method changes the images" in stages["note"]
+    assert stage_divergences(found) == stages
+    levels = image_levels(trained)
+    assert levels is not None and levels == image_levels(found)
+    assert levels["distance"]["after"][0] < 0.7 * levels["distance"]["before"][0]
 
 
 def test_a_continued_run_ends_the_same(
