@@ -297,11 +297,11 @@ def _train_methods(
     prepared, config, world = maker.prepared, maker.config, maker.world
     maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
     job = replace(maker.make(maker.prepared.data, folder), twin=passes)
-    found = None
+    found, sure = None, any(m.spec.raises_confidence for m in maker.methods)
     if config.select != LAST:
         found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
-        rule = selection_rule(config, prepared.data, twin.fit, found, maker.scores)
-        job = replace(job, rule=rule)
+        given = (config, prepared.data, twin.fit, found, maker.scores)
+        job = replace(job, rule=selection_rule(*given, raises_confidence=sure))
     fit = Trainer(job).run()
     if fit.choice is not None:
         taken = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken (--select {config.select})"
@@ -321,7 +321,7 @@ def _train_methods(
             guard=config.guard,
             seed=config.seed,
             diagnosis=found,
-            raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
+            raises_confidence=sure,
             scratch=scratch,
         )
     )
