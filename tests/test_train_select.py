@@ -76,6 +76,12 @@ def selection_of(*found: ScoreInputs | None, **values: Any) -> Selection:
     return made
 
 
+def test_epochs_of_a_method_that_raises_confidence_go_by_the_error_at_the_source() -> None:
+    assert {n for n, w in rule(raises_confidence=True).weights.items() if w} == {"iwcv"}
+    assert {n for n, w in rule().weights.items() if w} > {"iwcv", "entropy"}
+    assert rule("entropy", raises_confidence=True).weights == {"entropy": 1.0}
+
+
 def test_a_collapsed_epoch_is_never_chosen() -> None:
     epochs = (inputs(2.0), inputs(3.0), inputs(one_class=True))
     # By the score alone it would be: nothing is denser than one point.
