@@ -146,7 +146,9 @@ class Step(nn.Module):
         target_batch = _batch(target, logits[n_source:], _rows(taps, n_source, None), ones)
 
         def forward(extra: Tensor) -> DomainBatch:
-            extra_logits, extra_taps = self._run(extra, from_trunk)
+            # Running statistics are those of the batches, whatever else a method looks at.
+            with self.net.running_statistics_held():
+                extra_logits, extra_taps = self._run(extra, from_trunk)
             return DomainBatch(
                 logits=extra_logits,
                 taps=extra_taps,
