@@ -48,7 +48,7 @@ def run_started(config: AdaptConfig, methods: Sequence[LoadedMethod]) -> None:
     values, texts = _options(config)
     for method in methods:
         given = config.method_options.get(method.spec.name, {})
-        made = build_options(method.spec.options, given)
+        made: Any = build_options(method.spec.options, given)
         more = _options(made, f"{method.spec.name}.")
         values |= more[0]
         texts |= more[1]
@@ -62,7 +62,7 @@ def run_ended(config: AdaptConfig, record: Mapping[str, Any]) -> None:
         config: options.
         record: what ``run.json`` holds.
     """
-    values = {}
+    values: dict[str, float] = {}
     for name in _FIGURES:
         values |= _numbers(record["figures"].get(name), name)
     verdict = record["verdict"]
@@ -118,7 +118,8 @@ def _numbers(value: Any, name: str) -> dict[str, float]:
 @contextlib.contextmanager
 def _state_kept() -> Iterator[None]:
     """Give what a run depends on in this process back as it was: random numbers, gradient mode."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if used else []
     drawn, drawn_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others draw
     gradients = torch.is_grad_enabled()
     with torch.random.fork_rng(devices):

@@ -37,7 +37,8 @@ def nuclear_norm_loss(logits: Tensor, prior: Tensor | None = None) -> Tensor:
 
 
 def _nuclear_norm(x: Tensor) -> Tensor:
-    return torch.linalg.svdvals(x).sum()
+    norm: Tensor = torch.linalg.svdvals(x).sum()
+    return norm
 
 
 class BNM(PriorAware):

@@ -36,7 +36,7 @@ def singular_or_nan(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     try:
         return loss(x)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if bool(x.isfinite().all()):
             raise
         return x.sum() * float("nan")

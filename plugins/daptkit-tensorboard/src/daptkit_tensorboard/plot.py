@@ -38,5 +38,6 @@ def embedding_image(table: Path) -> npt.NDArray[np.uint8] | None:
         axis.set(title=model, xticks=[], yticks=[])
     axes[0].legend(loc="best", fontsize="small")
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    drawn = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    return np.asarray(drawn, dtype=np.uint8)[:, :, :3].copy()
