@@ -14,8 +14,8 @@ from daptkit_pytorch_adapt.plugin import BSPOptions
 def spectral_penalty(features: Tensor, k: int = 1, weights: Tensor | None = None) -> Tensor:
     """Return the sum of the k largest squared singular values of a batch of features.
 
-    sum_{i <= k} sigma_i(diag(sqrt(w / mean w)) F)^2, so that an image of weight 2 counts as two;
-    pytorch-adapt's ``BatchSpectralLoss`` of those rows. 0 where the weights sum to 0.
+    sum_{i <= k} sigma_i(diag(sqrt(w)) F)^2, so that an image of weight 2 counts as two and one of
+    weight 0 as none; pytorch-adapt's ``BatchSpectralLoss`` of those rows.
     Paper: Chen et al. 2019, equation 5.
 
     Args:
@@ -24,10 +24,7 @@ def spectral_penalty(features: Tensor, k: int = 1, weights: Tensor | None = None
         weights: w (N,), at least 0, ones if not given.
     """
     if weights is not None:
-        w = weights.detach().to(features)
-        empty = w.sum() <= 0
-        share = w / w.mean().masked_fill(empty, 1.0)
-        features = features * share.sqrt()[:, None]
+        features = features * weights.detach().to(features).sqrt()[:, None]
     return singular_or_nan(BatchSpectralLoss(k), features)
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
 from daptkit.nn import full_precision, gradient_reversal, ramp, weighted_mean
+from daptkit_pytorch_adapt.draws import drawn_normal
 from daptkit_pytorch_adapt.layers import MCDLoss
 from daptkit_pytorch_adapt.plugin import MCDOptions
 
@@ -79,11 +80,7 @@ class MCD(Method):
         features = gradient_reversal(target.features, self.options.weight * factor)
         first, second = (ctx.gather(head(features)) for head in self.heads)
         if self.options.distance == "sliced":
-            projections = torch.randn(
-                (first.shape[1], self.options.projections),
-                device=first.device,
-                generator=ctx.generator,
-            )
+            projections = drawn_normal((first.shape[1], self.options.projections), ctx).to(first)
             apart = sliced_discrepancy(first, second, projections)
         else:
             apart = absolute_discrepancy(first, second)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from daptkit.method import DomainBatch, Method, StepContext
 from daptkit.nn import full_precision, ramp, weighted_mean
+from daptkit_pytorch_adapt.draws import drawn_normal
 from daptkit_pytorch_adapt.plugin import VATOptions
 
 PROBE = 1e-2
@@ -98,9 +99,7 @@ class VAT(Method):
             # Of these images alone: batch statistics of both domains together would differ.
             clean = logits(inputs)
             size = _root_mean_square(inputs)
-            start = torch.randn(
-                inputs.shape[1:], device=inputs.device, generator=ctx.generator
-            ).unsqueeze(0)
+            start = drawn_normal(inputs.shape[1:], ctx).to(inputs).unsqueeze(0)
         direction = adversarial_direction(
             inputs, clean, logits, start, PROBE * size, self.options.iterations
         )
