@@ -1,10 +1,10 @@
-"""The methods as daptkit sees them before a run; imports nothing heavy."""
+"""The methods and scores as daptkit sees them before a run; imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daptkit.plugin import MethodSpec, hookimpl, option
+from daptkit.plugin import MethodSpec, ScoreSpec, hookimpl, option
 
 RAMP = "Grow the weight from 0 by 2/(1+exp(-10p))-1 over the run."
 PRIOR = "Use the target's class frequencies that another method of the run estimates."
@@ -140,5 +140,38 @@ def daptkit_methods() -> list[MethodSpec]:
             options=MCDOptions,
             addresses=UNPROVEN,
             reference="arXiv:1712.02560",
+        ),
+    ]
+
+
+@hookimpl
+def daptkit_scores() -> list[ScoreSpec]:
+    """Offer the scores."""
+    return [
+        ScoreSpec(
+            name="pta_mmd",
+            factory="daptkit_pytorch_adapt.scores:mmd",
+            summary="Minus the MMD of the two sites' features.",
+        ),
+        ScoreSpec(
+            name="pta_domain_information",
+            factory="daptkit_pytorch_adapt.scores:domain_information",
+            higher_is_better=False,
+            summary="What near images tell of an image's site.",
+        ),
+        ScoreSpec(
+            name="pta_class_clusters",
+            factory="daptkit_pytorch_adapt.scores:class_clusters",
+            summary="Agreement of target clusters with predicted classes.",
+        ),
+        ScoreSpec(
+            name="pta_nearest_source",
+            factory="daptkit_pytorch_adapt.scores:nearest_source",
+            summary="How often the source image with the most similar prediction is right.",
+        ),
+        ScoreSpec(
+            name="pta_silhouette",
+            factory="daptkit_pytorch_adapt.scores:silhouette",
+            summary="How well the target's predicted classes are apart.",
         ),
     ]
