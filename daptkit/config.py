@@ -146,6 +146,12 @@ class AdaptConfig:
     amp_dtype: str = option("bfloat16", "Its type.", choices=("bfloat16", "float16"))
     compile: bool = option(False, "Compile the backbone for the steps of training.")
     workers: int | None = option(None, "Threads that decode images (the CPU count).", low=0)
+    select: str = option(
+        "last",
+        "Epoch whose model is delivered: last; auto, by all scores without target labels; or the"
+        " best by one score.",
+        metavar="last|auto|SCORE",
+    )
     guard: bool = option(
         True, "Deliver the source-only model where adapting hurt, as far as can be told."
     )

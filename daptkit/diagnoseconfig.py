@@ -38,10 +38,28 @@ FIXED = {"method": "none", "finetune": "full", "aug": "none", "bottleneck": 0}
 """What the others are: images as they are, and a network that nothing trains."""
 
 
+FREE_WITH_RUN = ("cache", "trust", "device", "workers")
+"""Those that ``--run`` leaves open; the others are those of the run."""
+
+RUN_MODELS = ("source-only", "delivered")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions:
     """Options that ``adapt`` does not have."""
 
+    run: str | None = option(
+        None,
+        "Finished run to diagnose in place of --source, --target and --model: on its images, by a"
+        " model of it.",
+        metavar="RUN",
+    )
+    run_model: str = option(
+        "source-only",
+        "With --run: whose features and predictions; 'delivered' tells what adapting has left of"
+        " the shift.",
+        choices=RUN_MODELS,
+    )
     target_labels: str | None = option(
         None,
         "CSV with columns path and label of some target images, for the audit alone: they change"

@@ -107,6 +107,20 @@ class StepContext:
     generator: torch.Generator | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """What a layer with running statistics does in eval mode: (x - mean) / sqrt(var + eps).
+
+    Args:
+        mean, var: (C,) of each channel, float64 on the CPU.
+        eps: added to the variance.
+    """
+
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+
 class FitContext(Protocol):
     """What a method may ask for between epochs. Every process calls it in the same order."""
 
@@ -145,6 +159,55 @@ class FitContext(Protocol):
 
     def images(self, domain: str, limit: int) -> Tensor:
         """Return up to ``limit`` images of ``"source"`` or ``"target"``, (N, C, H, W) in [0, 1]."""
+
+    def norm_layers(self) -> dict[str, NormLayer]:
+        """Return the model's own statistics, by module path.
+
+        Of every BatchNorm layer of the backbone; empty where there is none, or where a frozen run
+        reads cached features and does not run the backbone.
+        """
+
+    def input_moments(
+        self, domain: str, layers: tuple[str, ...] | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return mean and variance of what enters each normalisation layer, by channel.
+
+        One pass in eval mode over the domain's training images, without augmentation. Nothing is
+        kept of an image but its own moments, and how images are batched does not matter. Source
+        images count by the class weights in force.
+
+        Args:
+            domain: ``"source"`` or ``"target"``.
+            layers: paths of :meth:`norm_layers`, all by default, or ``"trunk"`` for the backbone's
+                pooled output, which every run has.
+
+        Returns:
+            (mean (C,), variance (C,)), float64 on the CPU, the variance divided by the sum of
+            weights; a layer that the pass did not reach is left out.
+        """
+
+    def chained_statistics(
+        self,
+        domain: str,
+        choose: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
+        limit: int | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what every layer normalises by, chosen where those before it are chosen.
+
+        What a layer is fed depends on the statistics of the layers before it. Each is asked for in
+        the order in which they run, with the moments of its inputs, as of :meth:`input_moments`,
+        under what was chosen before.
+
+        Args:
+            domain: ``"source"`` or ``"target"``.
+            choose: from path, mean (C,) and variance (C,) of the inputs to the mean and variance
+                that the layer normalises by; it asks nothing of this context.
+            limit: images at most, spread evenly over the domain's training images; all by default.
+                Several hundred pass at once; beyond what memory holds every layer costs a pass.
+
+        Returns:
+            What was chosen, by path; empty in a frozen run.
+        """
 
     def note(self, text: str) -> None:
         """Tell the user one line, for example that an estimate was not trusted."""
@@ -200,17 +263,85 @@ class Method(nn.Module):
         """Role ``target_prior``: the ends of its 95% interval, (K,) each, or ``None``."""
         return None
 
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        """Role ``inputs``: called once before anything else of the run.
+
+        What is found here goes into buffers, so that it is saved, resumed and stored. A model
+        folder holds the method's options too, but for those that name a file: what a file holds
+        goes into buffers as well.
+
+        Args:
+            source: a seeded sample of the source's training images, (n, C, H, W) float32 in [0, 1]
+                on the CPU, at most 256.
+            target: the same of the target.
+        """
+
     def align_images(self, images: Tensor, domain: str) -> Tensor:
-        """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance."""
+        """Role ``inputs``: map (N, C, H, W) images in [0, 1] to the source's appearance.
+
+        Called without gradients before augmentation and normalisation, in training and at
+        prediction. What becomes of an image must depend on it alone, not on the others of the
+        batch. The host clips the result to [0, 1], and keeps it as deep as the images are: 8-bit
+        images stay 8 bit.
+
+        Args:
+            images: on the device of the method.
+            domain: ``"target"`` or ``"source"``, whose images most methods leave as they are.
+
+        Returns:
+            Finite images of the same shape.
+        """
         return images
 
+    def fit_features(self, ctx: FitContext) -> None:
+        """Role ``features``: set the buffers that :meth:`align_features` reads.
+
+        Called before the model's first pass, and again whenever the trunk was trained or the class
+        weights in force have changed. ``ctx`` passes the model without any alignment.
+        """
+
     def align_features(self, features: Tensor, domain: str) -> Tensor:
-        """Role ``features``: map (N, D) trunk features of a domain to a common scale."""
+        """Role ``features``: map (N, D') trunk features of a domain to a common scale.
+
+        What the bottleneck sees in every pass of a whole split and at prediction, row by row: a
+        function of the row, the domain and this method's buffers alone.
+
+        Args:
+            features: (N, D'), the backbone's pooled output.
+            domain: ``"source"`` or ``"target"``.
+        """
         return features
 
+    def align_batch(
+        self, features: Tensor, domain: str, weights: Tensor, gather: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Role ``features``: what :meth:`align_features` does, of one domain's batch in training.
+
+        Gradients flow back to a trunk that is trained. By default the two are the same.
+
+        Args:
+            features: (N, D') of this process.
+            domain: ``"source"`` or ``"target"``.
+            weights: (N,) importance weights of the rows.
+            gather: concatenates over the processes that share the batch.
+        """
+        return self.align_features(features, domain)
+
     def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
-        """Role ``norm``: module path to target (mean, variance) of a normalisation layer."""
+        """Role ``norm``: module path to the (mean, variance) that target images are normalised by.
+
+        Asked at any moment at which target images are passed in eval mode, for the model as it
+        then is: it depends on ``ctx`` alone. Layers left out keep their own statistics, which are
+        the source's. ``ctx`` passes the model without any alignment. Not asked in a frozen run.
+        """
         return {}
+
+    def normalises_apart(self) -> bool:
+        """Role ``norm``: whether training normalises each domain by its own batch.
+
+        Running statistics are then the source's, whatever ``--bn`` says, unless that is frozen.
+        """
+        return True
 
     def on_fit_start(self, ctx: FitContext) -> None:
         """Called once before the first step; not called again after a resume."""
@@ -226,4 +357,4 @@ class Method(nn.Module):
         return {}
 
 
-__all__ = ["DomainBatch", "FitContext", "Method", "StepContext", "TaskInfo"]
+__all__ = ["DomainBatch", "FitContext", "Method", "NormLayer", "StepContext", "TaskInfo"]

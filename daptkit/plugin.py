@@ -44,6 +44,17 @@ NEEDS = frozenset({"source", "source_labels", "target", "target_views", "teacher
 ROLES = frozenset({"class_weights", "target_prior", "inputs", "features", "norm"})
 TRAINS = ("all", "backbone", "norm_affine", "none")
 SHIFTS = frozenset({"covariate", "label", "concept"})
+RISKS = frozenset({"adversarial", "own_predictions", "narrow"})
+"""What can go wrong with a method by its nature.
+
+``adversarial``: two players train against each other, so that it may not converge, above all with
+few images. ``own_predictions``: its loss takes the model's own predictions of target images for
+right, so that mistakes feed themselves. ``narrow``: it corrects one sort of difference, such as
+colour, and leaves the rest.
+"""
+PROPERTIES = frozenset(
+    {"intensity", "contrast", "colour", "shading", "sharpness", "noise", "resolution"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,14 @@ class MethodSpec:
         trains: parameters that the method trains, one of :data:`TRAINS`.
         api: major version of the contract that the method was written for.
         reference: paper, for example ``"arXiv:1505.07818"``.
+        raises_confidence: whether its loss rewards sure predictions of target images, right or
+            wrong, as minimal entropy, class confusion (MCC) or the nuclear norm (BNM) do. A loss
+            that makes the sites alike does not: it is no smaller for surer predictions of both.
+            Confidence is then no evidence that adapting helped.
+        risks: what can go wrong with it by its nature, a subset of :data:`RISKS`; of methods that
+            fit a diagnosis those with fewer come first.
+        corrects: what the method evens out in the images themselves, a subset of
+            :data:`PROPERTIES`; ``diagnose`` names it where that differs.
     """
 
     name: str
@@ -78,6 +97,9 @@ class MethodSpec:
     trains: str = "all"
     api: int = API_VERSION
     reference: str = ""
+    raises_confidence: bool = False
+    risks: frozenset[str] = frozenset()
+    corrects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +156,26 @@ class ModelSpec:
 class ScoreSpec:
     """A score of a target prediction that needs no target labels.
 
+    A run computes it after every epoch, beside daptkit's own, and writes it to ``metrics.jsonl`` as
+    ``score/NAME``; ``--select NAME`` delivers the best epoch by it, and ``compare`` shows it. For
+    example, the mean difference of the two largest probabilities::
+
+        import numpy as np
+
+        def margin(inputs):
+            second, first = np.sort(inputs.target_posterior, axis=1)[:, -2:].T
+            return float((first - second).mean())
+
     Args:
-        name: entry-point name.
-        factory: ``"module:function"``, called with what :func:`daptkit.assess.score_inputs` makes
-            (posteriors of both domains, source labels, features, patients); it returns a number,
-            NaN where the score is not defined.
+        name: entry-point name; not that of one of daptkit's own scores.
+        factory: ``"module:function"``, the score itself. It is called with a
+            :class:`daptkit.assess.ScoreInputs`, what :func:`daptkit.assess.score_inputs` makes:
+            ``target_posterior`` (M, K), ``source_posterior`` (N, K), ``source_labels`` (N,),
+            ``source_groups`` (N,) and ``target_groups`` (M,), the patients,
+            ``source_features`` (N, D) and ``target_features`` (M, D), ``seed``; arrays that cannot
+            be written to, of at most 1,000 held-out source and as many target images after an
+            epoch. It returns a number, NaN where the score is not defined. One that raises costs a
+            line and is left out for the rest of the run, unless ``--select`` names it.
         higher_is_better: whether a higher score is better.
         summary: one line for ``plugins list``.
         api: major version of the contract that the score was written for.

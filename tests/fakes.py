@@ -107,8 +107,10 @@ def make_job(
     """Prepare a run and make its job, on the CPU unless the configuration names a device."""
     precision = Precision(resolve_device(config.device), enabled=config.amp, dtype=config.amp_dtype)
     config = replace(config, method="+".join(m.spec.name for m in methods) or "none")
+    taps = (tap for method in methods for tap in method.load_factory().layers)
+    layers = tuple(dict.fromkeys(("features", "logits", *taps)))
     maker = JobMaker(
-        prepared=prepare(config, precision.device, SilentReporter(), ("features", "logits")),
+        prepared=prepare(config, precision.device, SilentReporter(), layers),
         config=config,
         precision=precision,
         reporter=SilentReporter(),

@@ -68,6 +68,7 @@ def full_report(classes: Sequence[str] = CLASSES, seed: int = 0) -> dict[str, An
             },
             "note": None,
         },
+        "images": _images(np.random.default_rng(seed)),
         "prior": {
             "source": _named(classes, prior),
             "predicted_twin": _named(classes, rng.dirichlet(np.full(len(classes), 4.0))),
@@ -94,6 +95,33 @@ def full_report(classes: Sequence[str] = CLASSES, seed: int = 0) -> dict[str, An
         },
         "calibration": {m: _calibration(rng) for m in MODELS},
         "true_scores": None,
+    }
+
+
+def _images(rng: np.random.Generator) -> dict[str, Any]:
+    """Levels of two sites in colour, the target's redder and flatter before."""
+    parts = {"source": (0.62, 0.14), "target": (0.71, 0.09), "target_after": (0.62, 0.135)}
+    shares = {}
+    for view, (mean, spread) in parts.items():
+        means = mean + np.array([0.1, -0.05, 0.0]) * (1 if view == "target" else 0.3)
+        values = rng.normal(means[:, None], spread, (3, 4000)).clip(0, 1)
+        counts = np.stack([np.histogram(v, 64, (0, 1))[0] for v in values])
+        shares[view] = counts / counts.sum(axis=1, keepdims=True)
+    middles = (np.arange(64) + 0.5) / 64
+    mean = {view: part @ middles for view, part in shares.items()}
+    spread = {v: np.sqrt(part @ middles**2 - mean[v] ** 2) for v, part in shares.items()}
+    gaps = {"before": shares["target"], "after": shares["target_after"]}
+    return {
+        "method": "colour",
+        "shown": {"source": 256, "target": 256},
+        "channels": ["red", "green", "blue"],
+        "shares": {view: part.tolist() for view, part in shares.items()},
+        "mean": {view: part.tolist() for view, part in mean.items()},
+        "spread": {view: part.tolist() for view, part in spread.items()},
+        "distance": {
+            name: (np.abs((part - shares["source"]).cumsum(axis=1)).sum(axis=1) / 64).tolist()
+            for name, part in gaps.items()
+        },
     }
 
 
@@ -143,6 +171,7 @@ def bare_report() -> dict[str, Any]:
         "prior": full["prior"]
         | dict.fromkeys(("predicted", "target", "target_low", "target_high")),
         "predicted": {"source-only": full["predicted"]["source-only"]},
+        "images": None,
         "notes": [],
         "method_reports": {},
         "training": {"source-only": full["training"]["source-only"]},
@@ -277,6 +306,13 @@ def _calibration(rng: np.random.Generator) -> dict[str, Any]:
         "cross_fitted": True,
         "calibrated": _curve(rng, 0.0),
         "uncalibrated": _curve(rng, 0.12),
+        "choice": {
+            "kind": "bcts",
+            "nll": {"temperature": 0.4312, "bcts": 0.4021, "vector": 0.4019},
+            "standard_error": {"temperature": 0.004, "bcts": 0.001, "vector": 0.0},
+            "folds": 5,
+            "note": "",
+        },
     }
 
 

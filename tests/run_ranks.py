@@ -19,6 +19,7 @@ import torch
 import daptkit
 import daptkit.data.order
 import daptkit.train.compiling
+from aligners import install_shade
 from daptkit.cli.main import run
 from daptkit.config import AdaptConfig, to_toml
 from daptkit.errors import DaptkitError
@@ -28,6 +29,7 @@ from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
 from daptkit.train.world import joined_world, spoken_by
 from fakes import in_process, make_job, tiny_config, write_weights
+from host.conftest import Site
 
 BATCH = 12
 STEPS = 10
@@ -52,21 +54,26 @@ RUNS: dict[str, dict[str, Any]] = {
     "again": {"method": "coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
     "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
+    "inputs": {"method": "shade+coral", "aug": "digits"},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
+    "selected": {"method": "coral", "select": "snd", "epochs": 4, "lr": 0.05},
+    "normalised": {"method": "adabn+bbse"},
+    "standardised": {"method": "adabn+bbse"},
 }
 """Name to options of runs whose results must not depend on the number of processes."""
 
 
 def prepare_files(folder: Path) -> None:
-    """Write images and weights; every process finds them."""
+    """Write images, weights and a plugin package; every process finds them."""
     tiny_config(folder)
     write_weights(folder)
+    install_shade(Site(folder / "site"))
 
 
 def configuration(folder: Path, name: str, **values: Any) -> AdaptConfig:
     """Return a run of :data:`RUNS`, with BatchNorm in its network but for the first."""
     options = {**RUNS.get(name, {}), **values}
-    if name in ("gradual", "frozen", "again", "parts", "compiled", "mixed"):
+    if name in ("gradual", "frozen", "again", "parts", "compiled", "mixed", "normalised"):
         options |= write_weights(folder)
     return tiny_config(folder, batch_size=BATCH, **{"out": str(folder / name), **options})
 
@@ -200,6 +207,7 @@ def command(folder: Path, *options: str) -> tuple[int, str, str]:
 def main(folder: Path) -> None:
     """Do everything in a folder of :func:`prepare_files` and store what this process found."""
     os.environ["DAPTKIT_CACHE"] = str(folder / "cache")
+    sys.path.insert(0, str(folder / "site"))
     found = {
         "agreements": agreements(),
         "runs": whole_runs(folder),

@@ -60,6 +60,7 @@ def posteriors(trained: Path, manifest: Path) -> np.ndarray:
         loaded,
         table,
         readers,
+        domain="target",
         device="cpu",
         workers=1,
         skip_unreadable=0,

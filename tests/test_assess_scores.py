@@ -150,6 +150,8 @@ def test_importance_weights_find_the_errors_that_matter():
     assert where_target_is > 0.5 > 0.1 > elsewhere
     assert np.isnan(score("iwcv", one(source_features=None, target_features=None)))
     assert np.isnan(score("iwcv", one(source_groups=np.arange(50) % 3)))
+    # A fold of which the source has no patient leaves none of its images out.
+    assert np.isfinite(score("iwcv", one(source_groups=np.arange(50) % 4)))
 
 
 def test_specs_name_their_functions():
@@ -312,6 +314,8 @@ def test_scores_of_even_splits_count_only_where_frequencies_are_the_sources():
         weights = score_weights(kind, False)
         assert weights["bnm"] == weights["im"] == 0.0
         assert score_weights(kind, True)["im"] == 1.0
+        trained = score_weights(kind, True, raises_confidence=True)
+        assert {name for name, weight in trained.items() if weight} == {"iwcv"}
 
 
 def test_nothing_is_chosen_where_every_candidate_is_vetoed():

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from daptkit.assess.accuracy import Sample, sample_of
-from daptkit.assess.accuracy.estimates import Draws
-from daptkit.assess.evidence import VerdictLimits, count_differences, paired_differences
+from daptkit.assess.accuracy.estimates import Draws, estimate_draws
+from daptkit.assess.evidence import (
+    VerdictLimits,
+    count_differences,
+    paired_differences,
+    upheaval,
+)
 from daptkit.assess.paired import audit_difference, lost_balanced_accuracy
 from daptkit.assess.verdict import Verdict, judge
 from daptkit.errors import DataError, UsageError
@@ -59,6 +64,32 @@ def test_undoing_a_covariate_shift_helped():
     assert verdict_of(twin, adapted).verdict == "no evidence"
 
 
+def test_more_changes_than_the_twin_has_wrong_need_evidence():
+    """Without heads nothing but confidence speaks for a change of a quarter of the answers."""
+    _, twin, adapted, _, _ = moved_pair()
+    found = verdict_of(twin, adapted)
+    assert (found.verdict, found.deliver) == ("no evidence", "source-only")
+    assert "change class" in found.reasons[-1] and found.changed > 0.15
+    # The first images keep their class: so few changes may all be corrections.
+    few = twin.target_posterior.copy()
+    few[-90:] = adapted.target_posterior[-90:]
+    found = verdict_of(twin, change(adapted, target=few))
+    assert 0 < found.changed < 0.1
+    assert (found.verdict, found.deliver) == ("no evidence", "adapted")
+
+
+def test_upheaval_goes_by_the_lowest_estimate_that_is_asked():
+    before = Draws({"atc": 0.9, "doc": 0.75, "prior_weighted_recall": 0.5, "gde": 0.1}, {})
+    asked = ("atc", "doc", "gde")
+    assert upheaval(before, 0.25, asked) == []
+    assert (
+        "26% of the target images change class, more than the 25%"
+        in (upheaval(before, 0.26, asked)[0])
+    )
+    assert upheaval(before, 0.5, ("prior_weighted_recall",)) == []
+    assert upheaval(before, 1.0, ("gde",)) == []
+
+
 def test_the_same_change_backwards_hurt():
     _, adapted, twin, after, before = moved_pair()
     found = verdict_of(twin, adapted, twin_heads=before, adapted_heads=after)
@@ -83,9 +114,26 @@ def test_confidence_does_not_count_for_methods_that_train_it():
     assert not set(found.counted) & {"atc", "atc_entropy", "doc"}
     # Agreement still speaks where it may speak alone, and not where it needs a second family.
     assert found.verdict == "helped"
+    assert not any("not asked" in reason for reason in found.reasons)  # it decided nothing
     assert verdict_of(twin, adapted, kind="both", raises_confidence=True, **heads).verdict == (
         "no evidence"
     )
+
+
+@pytest.mark.parametrize(("move", "otherwise"), [(0.05, "helped"), (-0.05, "hurt")])
+def test_where_unasked_confidence_would_decide_the_reasons_say_so(move: float, otherwise: str):
+    _, twin, adapted, before, after = moved_pair()
+    drawn = estimate_draws(twin, target_heads=before, n_bootstrap=50)
+    moved = Draws(
+        {name: value + move for name, value in drawn.values.items()},
+        {name: draws + move for name, draws in drawn.replicates.items()},
+    )
+    given = {"twin_heads": before, "adapted_heads": after, "drawn": (drawn, moved), "kind": "both"}
+    assert verdict_of(twin, adapted, **given).verdict == otherwise
+    found = verdict_of(twin, adapted, raises_confidence=True, **given)
+    assert found.verdict == "no evidence"
+    (why,) = (r for r in found.reasons if r.startswith("estimates by confidence were not asked"))
+    assert why.endswith(f"with them the verdict would be: {otherwise}")
 
 
 def test_collapse_hurt_unless_the_prior_allows_it():

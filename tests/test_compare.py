@@ -22,9 +22,10 @@ from daptkit.errors import DaptkitError, DataError, PluginError, Terminated
 from daptkit.recipes.cell_choice import combine
 from daptkit.recipes.cells import Plan
 from daptkit.recipes.comparing import Comparison
+from daptkit.report.reading.comparing import weights_line
 from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
-from fakes import tiny_config, write_npz
+from fakes import tiny_config, write_npz, write_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 Failing = Callable[..., str]
@@ -147,6 +148,44 @@ def test_true_scores_are_those_of_evaluate_and_differences_are_paired(
         assert found["difference"][name]["value"] == pytest.approx(gained)
     assert done.data["audit"]["cells"]["none-seed1"]["difference"] is None
     assert "dann-seed1 minus source-only" in done.summary
+
+
+def test_the_network_from_random_weights_is_a_row_and_no_choice(tmp_path: Path) -> None:
+    given = options(tmp_path, **write_weights(tmp_path, "daptkit_lenet"), finetune="frozen")
+    labels = {"target_labels": given["target"]}
+    found = daptkit.compare(["coral"], seeds=1, from_scratch=True, **labels, **given)
+    data = found.data
+    assert data["methods"] == ["none", "coral"] and data["choice"]["rank"].keys() == {
+        "none",
+        "coral",
+    }
+    (cell,) = data["from_scratch"]["cells"]
+    run = found.out / "runs" / "none-seed0"
+    record = json.loads((run / "run.json").read_text())
+    validation = record["figures"]["source_validation"]["from-scratch"]
+    assert cell["values"]["source_balanced_accuracy"] == validation["balanced_accuracy"]
+    # What the verdict of the run with a method says of it, found out on its own.
+    record = json.loads((found.out / "runs" / "coral-seed0" / "run.json").read_text())
+    made = {e["name"]: e for e in record["verdict"]["estimates"]["from-scratch"]}
+    assert {e["name"]: e for e in cell["estimates"]} == made
+    true = data["audit"]["cells"]["from-scratch-seed0"]
+    scores = daptkit.evaluate(run / "scratch", given["target"], seed=0)
+    assert true["accuracy"] == scores["accuracy"]
+    twin = data["audit"]["cells"]["none-seed0"]["accuracy"]["value"]
+    gained = true["difference"]["accuracy"]
+    assert gained["value"] == pytest.approx(true["accuracy"]["value"] - twin)
+    assert gained["low"] <= gained["value"] <= gained["high"]
+    lines = [line.strip() for line in found.summary.splitlines()]
+    lines = [line for line in lines if line.startswith("none, from scratch")]
+    assert len(lines) == 3  # methods, estimates and true scores, but no selection scores
+    assert "from-scratch-seed0 minus source-only: accuracy" in found.summary
+    page = (found.out / "compare.html").read_text()
+    assert page.count(">none, from scratch</th>") == 5 and "It is a baseline" in page
+    with (found.out / "compare.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "from-scratch"]
+    assert [row["row"] for row in rows] == ["run", "method"]
+    assert {row["rank"] for row in rows} == {""}
+    assert all(float(row["true_accuracy"]) == true["accuracy"]["value"] for row in rows)
 
 
 def test_target_labels_change_the_true_scores_and_nothing_else(
@@ -446,6 +485,26 @@ def test_ranks_are_means_of_places_within_the_seeds() -> None:
     # Equal means: the higher source accuracy, then source-only, which comes first.
     assert found["order"] == ["b", "none", "a"] and found["recommended"] == "b"
     assert found["seeds"]["0"]["order"] == ["a", "none", "b"]
+
+
+def test_scores_of_the_target_do_not_choose_among_methods_that_train_them() -> None:
+    """A sure model is best by every such score, but wrong where it resembles the target."""
+    measured = {f"{m}-seed{k}": measures(p) for m, p in (("none", 2), ("sure", 1)) for k in (0, 1)}
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["scores"]["iwcv"] = 3.0
+    trusting = combine(plan("none", "sure"), measured)
+    assert trusting["recommended"] == "sure" and trusting["raise_confidence"] == []
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["raises_confidence"] = True
+    found = combine(plan("none", "sure"), measured)
+    assert found["recommended"] == "none" and found["raise_confidence"] == ["sure"]
+    assert found["seeds"]["0"]["weights"] == {n: float(n == "iwcv") for n in measures(1)["scores"]}
+    said = weights_line({"choice": found})
+    assert "IW 1, ATC 0" in said and "The loss of sure raises confidence on the target" in said
+    # One that is vetoed takes part in no ranking, so the others are ranked as ever.
+    for k in (0, 1):
+        measured[f"sure-seed{k}"]["vetoes"] = ["x"]
+    assert combine(plan("none", "sure"), measured)["seeds"]["0"]["weights"]["atc"] == 0.5
 
 
 def test_a_method_that_is_vetoed_or_fails_in_one_seed_has_no_rank() -> None:

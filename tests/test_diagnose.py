@@ -20,6 +20,8 @@ import daptkit
 from daptkit.cli.main import run
 from daptkit.diagnoseconfig import SHARED, DiagnoseOptions
 from daptkit.errors import UsageError
+from daptkit.host import PluginStatus, list_plugins
+from daptkit.plugin import PROPERTIES
 from daptkit.recipes import diagnosing, diagnosis_facts
 from daptkit.recipes.diagnosis_inputs import Sites
 from daptkit.report.diagnosis import summary_text
@@ -124,13 +126,56 @@ def test_known_shifts_are_named(
     assert tests["domains"]["source_patients"] == 100
     assert tests["domains"]["target_patients"] == 80
     looks = {d["name"]: d for d in found["diagnosis"]["appearance"]}
-    assert "red_mean" not in looks
+    assert not any(name.startswith(("red_", "green_", "blue_", "saturation")) for name in looks)
+    properties = {p["name"]: p for p in found["properties"]}
+    assert set(properties) == PROPERTIES - {"colour"}
+    for p in properties.values():
+        assert p["differs"] == any(looks[name]["p_adjusted"] <= 0.05 for name in p["differing"])
+        assert p["differs"] or not p["methods"]
+    spectrum = found["spectrum"]
+    frequency = np.array(spectrum["frequency"])
+    assert (np.diff(frequency) > 0).all() and frequency[-1] <= 2**0.5
+    levels = {name: np.array(spectrum[name]["mean"]) for name in ("source", "target")}
+    rise = levels["target"] - levels["source"]
     if target == "bright":
+        assert properties["noise"]["differs"] and rise[-3:].min() > 0.3  # 0.8 before resizing
         assert looks["intensity_mean"]["effect"] > 0.9
         assert looks["noise"]["effect"] > 0.9
         assert looks["manufacturer"]["shares"] == {"Acme": [0.0, 1.0], "Bolt": [1.0, 0.0]}
     assert len(found["stages"]["layers"]) == len(found["stages"]["mmd2"]) >= 3
-    assert {e["name"] for e in found["accuracy_estimates"]} >= {"atc", "doc"}
+    estimates = {e["name"]: e for e in found["accuracy_estimates"]}
+    assert estimates.keys() >= {"atc", "doc", "gde"}
+    assert 0.8 < estimates["gde"]["estimated_accuracy"]["value"] <= 1.0
+    # Either there is an estimate by agreement on the line, or it is said why not.
+    assert ("aline" in estimates) != ("on no rising line" in found["agreeing_heads"]["note"])
+
+
+def test_methods_are_named_for_what_they_say_they_even_out(
+    sites: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def method(name: str, *corrects: str, status: str = "ok") -> PluginStatus:
+        return PluginStatus(
+            kind="method", name=name, package=f"pkg-{name}", version="1.0", status=status,
+            addresses=["covariate"], roles=["inputs"], corrects=list(corrects),
+        )  # fmt: skip
+
+    made = [
+        method("quiet", "noise"),
+        method("tint", "colour"),
+        method("light", "intensity", "noise"),
+        method("gone", "noise", status="error"),
+    ]
+    others = [p for p in list_plugins() if not p.corrects]
+    monkeypatch.setattr(diagnosing, "list_plugins", lambda: [*others, *made])
+    found = diagnose(sites, "bright", capsys)
+    properties = {p["name"]: p for p in found["properties"]}
+    assert properties["noise"]["methods"] == ["light", "quiet"]
+    assert properties["intensity"]["methods"] == ["light"]
+    assert properties["resolution"]["methods"] == []
+    # One that is only for what does not differ is not recommended either.
+    said = found["recommendation"]
+    fitting = {m for names in [said["methods"], *said["alternatives"]] for m in names.split("+")}
+    assert {"light", "quiet"} <= fitting and not {"tint", "gone"} & fitting
 
 
 def test_target_labels_alter_nothing_but_the_audit(
@@ -196,17 +241,28 @@ def test_the_page_and_its_numbers(
         assert str(sites) not in text
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count('<img src="data:image/svg+xml;base64,') == 3
+    assert page.count('<img src="data:image/svg+xml;base64,') == 4
     assert f"-m {data['recommendation']['methods']}" in page
     assert printed.startswith(summary_text(data))
+    for words in ("disagreement of heads:", "if the votes of independently trained heads are"):
+        assert words in printed
+    assert "disagreement of heads" in page
+    assert "5 linear heads on the features, trained on resampled patients" in page
     for words in ("Concept shift", "Bound on the errors", "only under its assumption", "Caveats"):
         assert words in printed
     assert "random weights" in printed
+    assert "  brightness: " in printed
+    assert "light and shade over large areas" in printed
+    assert "Light and shade over large areas" in page
     assert "60 labelled target images of 60 patients" in printed
     # The page of a diagnosis with little in it is a page too.
     bare = copy.deepcopy(data)
     bare["target_labels"] = bare["diagnosis"]["target_prior"] = None
+    bare["agreeing_heads"] = {"heads": 0, "folds": 0, "note": "Not measured."}
+    assert "Not measured." in summary_text(bare)
+    assert "linear heads on the features" not in render_diagnosis(bare)
     bare["diagnosis"]["appearance"], bare["stages"]["layers"] = [], []
+    bare["properties"], bare["spectrum"]["frequency"] = [], []
     assert "Nothing was compared." in render_diagnosis(bare)
     assert "not estimated" in summary_text(bare)
 

@@ -312,7 +312,8 @@ def test_environment_variables() -> None:
 @pytest.mark.parametrize("page", PAGES[2:], ids=lambda p: p.parent.name)
 def test_option_tables_of_the_plugins(page: Path) -> None:
     entries = tomllib.loads(text(page.parent / "pyproject.toml"))["project"]["entry-points"]
-    methods = load_methods(list(entries.get("daptkit", ())))
+    # One by one: methods of one package may own the same role.
+    methods = [loaded for name in entries.get("daptkit", ()) for loaded in load_methods([name])]
     readers = [r for r in load_readers() if r.spec.name in entries.get("daptkit.readers", ())]
     specs = [loaded.spec for loaded in (*methods, *readers)]
     options = {

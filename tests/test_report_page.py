@@ -104,6 +104,7 @@ def test_every_section_shows_its_numbers(page: str, data: dict[str, Any]) -> Non
             f"{scores[model]['nll']['value']:.3f}",
             f"error {data['calibration'][model]['uncalibrated']['ece']:.3f} uncalibrated",
             f"{data['calibration'][model]['calibrated']['ece']:.3f} calibrated",
+            f"a temperature {data['calibration'][model]['choice']['nll']['temperature']:.3f}",
         ]
         expected += [str(n) for row in scores[model]["confusion_matrix"] for n in row]
     assert [number for number in expected if number not in text] == []
@@ -187,7 +188,7 @@ def test_the_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRe
 
 def test_images_hold_no_address(page: str) -> None:
     images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(images) == 14
+    assert len(images) == 15
     for image in images:
         svg = base64.b64decode(image).decode()
         assert not re.findall(r'href="(?!#|data:image/png;base64,)[^"]*"', svg)

@@ -15,11 +15,18 @@ from daptkit.report.reading.domains import agreement, basis, closeness, margin, 
 from daptkit.report.reading.frequencies import estimate
 from daptkit.report.reading.methods import method_reports
 from daptkit.report.reading.short import what_was_done
-from daptkit.report.reading.source import calibration, forgotten, from_scratch, task_kept
+from daptkit.report.reading.source import (
+    calibration,
+    calibration_choice,
+    forgotten,
+    from_scratch,
+    task_kept,
+)
 from daptkit.report.reading.training import (
     panels,
     read_discriminator,
     read_validation_loss,
+    selected,
     unfreezing,
 )
 
@@ -194,6 +201,23 @@ def test_confidence_of_few_images_is_not_judged(report: dict[str, Any], n: int, 
     assert ("too sure" in calibration(report, "adapted")) is told
 
 
+def test_the_chosen_calibration_is_named_with_its_figures(report: dict[str, Any]) -> None:
+    said = calibration_choice(report, "adapted")
+    assert said.startswith("The adapted model is calibrated by a temperature and a bias for each")
+    assert "a temperature 0.431" in said and "a scale and a bias for each class 0.402" in said
+    report["calibration"]["adapted"]["choice"] = {
+        "kind": "temperature",
+        "nll": {},
+        "note": "one patient alone is held out",
+    }
+    said = calibration_choice(report, "adapted")
+    assert (
+        said == "The adapted model is calibrated by a temperature. One patient alone is held out."
+    )
+    del report["calibration"]["adapted"]["choice"]  # as in reports of before
+    assert calibration_choice(report, "adapted") == ""
+
+
 @pytest.mark.parametrize("k", [2, 40])
 def test_one_class_predicted_of_few_and_many(k: int) -> None:
     classes = [f"class {i}" for i in range(k)]
@@ -286,3 +310,31 @@ def test_what_was_forgotten(
     assert words in forgotten(report)
     page, _ = render(report, {})
     assert forgotten(report) in page
+
+
+def test_the_epoch_that_was_taken_is_told_and_marked(report: dict[str, Any]) -> None:
+    steps = report["training"]["adapted"]["epoch_step"]
+    plain = {panel.key: panel.selected for panel in panels(report)}
+    assert set(plain.values()) == {None}
+    assert selected(report) == ""
+    epochs = [{"epoch": n, "vetoes": ["collapsed"] if n == 2 else []} for n in (1, 2)]
+    report["selection"] = {"rule": "snd", "epoch": 1, "of": 2, "why": "best snd (3)"} | {
+        "epochs": epochs
+    }
+    text = selected(report)
+    assert "epoch 1 of 2 by snd: best snd (3) (1 of 2 epochs vetoed)" in text
+    assert "Right of the solid vertical line is training that was not used" in text
+    marked = {panel.key: panel.selected for panel in panels(report) if "adapted" in panel.lines}
+    assert set(marked.values()) == {steps[0]}
+    page, _ = render(report, {})
+    assert "best snd (3)" in page
+    report["selection"]["epoch"] = 2
+    assert "Right of" not in selected(report)
+
+
+def test_scores_of_epochs_say_what_fools_them(report: dict[str, Any]) -> None:
+    training = report["training"]["adapted"]
+    training["epoch"]["score/snd"] = [3.0] * len(training["epoch_step"])
+    (panel,) = [panel for panel in panels(report) if panel.key == "score/snd"]
+    assert panel.title == "Score: soft neighbourhood density"
+    assert "highest where the model collapsed" in panel.reading

@@ -249,7 +249,7 @@ def test_a_damaged_entry_of_the_cache_is_measured_again(
         return [(1.5, None), (0.25, -0.01)]
 
     def kept() -> Distances:
-        return kept_distances(run, ("backbone.conv1", "backbone.conv2"), rows, compute)
+        return kept_distances(run, run.twin, ("backbone.conv1", "backbone.conv2"), rows, compute)
 
     assert kept() == kept() == [(1.5, None), (0.25, -0.01)]
     assert len(asked) == 1

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from daptkit.errors import DataError, UsageError
-from daptkit.shift import Calibration, PredictionRule, choose_calibration, fit_calibration, fit_rule
+from daptkit.shift import (
+    Calibration,
+    PredictionRule,
+    choose_calibration,
+    fit_calibration,
+    fit_chosen_rule,
+    fit_rule,
+)
 from daptkit.shift.calibration import KINDS
+from daptkit.shift.choice import _drawn
 from daptkit.shift.folds import grouped_folds
 
 
@@ -125,12 +133,49 @@ def test_noise_of_copied_patients_does_not_pass_for_likelihood():
     assert by_image.nll["vector"] < by_patient.nll["vector"] - 0.2
 
 
-def test_one_patient_falls_back_to_the_default_kind():
+def test_what_cannot_be_compared_is_a_temperature_or_nothing_and_is_said():
     z, y = world("bcts", n=300)
     found = choose_calibration(z, y, groups=np.zeros(300))
-    assert found.folds == 0 and found.nll == {}
-    assert found.calibration == fit_calibration(z, y)
+    assert found.folds == 0 and found.nll == {} and "one patient" in found.note
+    assert found.calibration == fit_calibration(z, y, kind="temperature")
     assert json.loads(json.dumps(found.to_json()))["folds"] == 0
+    few = choose_calibration(z[:19], y[:19])
+    assert few.calibration.kind == "identity" and "fewer than 20 images" in few.note
+    wide = np.random.default_rng(0).normal(size=(20, 20))
+    assert choose_calibration(wide, np.arange(20)).folds == 0  # no class has two images
+
+
+def test_values_per_class_need_images_of_every_class():
+    z, y = world("vector", n=900)
+    assert choose_calibration(z, y).note == ""
+    rows = np.sort(np.concatenate([np.flatnonzero(y != 2), np.flatnonzero(y == 2)[:24]]))
+    found = choose_calibration(z[rows], y[rows])
+    assert set(found.nll) == {"identity", "temperature"}
+    assert found.note.startswith("1 of 3 classes have fewer than 25 held-out images, so")
+    none = choose_calibration(z[y != 2], y[y != 2])
+    assert set(none.nll) == {"identity", "temperature"} and "1 of them none" in none.note
+    assert none.calibration.bias == (0.0, 0.0, 0.0)
+    # A class that training gave no weight has no say, whatever its number of images.
+    assert set(choose_calibration(z, y, np.where(y == 2, 0.0, 1.0)).nll) == set(none.nll)
+    assert set(choose_calibration(z[rows], y[rows], kinds=("bcts", "vector")).nll) == {
+        "bcts",
+        "vector",
+    }
+
+
+def test_a_limit_draws_whole_patients_and_fits_on_all():
+    z, y = world("vector", n=900)
+    groups = np.arange(900) // 7
+    found = choose_calibration(z, y, groups=groups, limit=400, seed=3)
+    assert found.calibration == fit_calibration(z, y, kind=found.calibration.kind)
+    rows = _drawn(groups, 400, 3)
+    assert 400 <= len(rows) < 407
+    assert all((np.isin(np.flatnonzero(groups == p), rows).sum()) in (0, 7) for p in range(128))
+    part = choose_calibration(z[rows], y[rows], groups=groups[rows], seed=3)
+    assert found.nll == part.nll
+    assert choose_calibration(z, y, groups=groups, limit=900) == choose_calibration(
+        z, y, groups=groups
+    )
 
 
 def test_kinds_can_be_forced_and_unknown_ones_are_told():
@@ -172,3 +217,6 @@ def test_rule_takes_the_chosen_calibration_and_keeps_its_default():
     assert fit_rule(z, y, None, None, "map", names, calibration="identity").calibration.n == 600
     with pytest.raises(UsageError, match="calibration"):
         fit_rule(z, y, None, None, "map", names, calibration="crossvalidated")
+    rule, choice = fit_chosen_rule(z, y, None, None, "map", names)
+    assert rule.to_json() == chosen.to_json() and choice.calibration == rule.calibration
+    assert set(choice.nll) == {"temperature", "bcts", "vector"}

@@ -347,6 +347,18 @@ def test_advice_is_worked_out_from_what_methods_say_of_themselves(found):
     assert preferred.methods == "another+weigh"
 
 
+def test_of_equals_those_with_fewer_declared_risks_come_first(found):
+    risks = {"align": frozenset({"adversarial"})}
+    first = advice(found, "covariate", risks=risks)
+    assert first.methods == "another" and first.alternatives == ("align",)
+    assert "fewer declared risks" in first.reason
+    both = advice(found, "both", risks=risks)
+    assert both.methods == "another+weigh" and both.alternatives == ("align+weigh",)
+    two = {**risks, "another": frozenset({"adversarial", "own_predictions"})}
+    assert advice(found, "covariate", risks=two).methods == "align"
+    assert advice(found, "covariate", risks=risks, prefer=("align",)).methods == "align"
+
+
 def test_one_method_for_both_is_enough(found):
     addresses = {**ADDRESSES, "all": frozenset({"covariate", "label"})}
     roles = {**ROLES, "all": frozenset({"class_weights"})}
@@ -374,3 +386,13 @@ def test_installed_methods_give_an_argument_that_the_host_takes(found):
     assert advice(found, "label", addresses, roles).methods == "bbse"
     assert advice(found, "covariate", addresses, roles, prefer=["dann"]).methods == "dann"
     assert parse_method(advice(found, "none", addresses, roles).methods) == []
+    specs = [m.spec for m in load_methods(["bbse", "cdan", "coral", "dann", "jmmd", "mmd"])]
+    addresses = {spec.name: spec.addresses for spec in specs}
+    roles = {spec.name: spec.roles for spec in specs}
+    risks = {spec.name: spec.risks for spec in specs}
+    named = advice(found, "covariate", addresses, roles, risks=risks)
+    assert (named.methods, *named.alternatives) == ("coral", "mmd", "dann", "jmmd", "cdan")
+    named = advice(found, "both", addresses, roles, risks=risks)
+    assert (named.methods, named.alternatives[-1]) == ("coral+bbse", "cdan+bbse")
+    # No shipped loss rewards sure predictions; one that does has to say so.
+    assert not any(spec.raises_confidence for spec in specs)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from daptkit.method import DomainBatch, Method, StepContext
+from daptkit.method import DomainBatch, Method, StepContext, TaskInfo
 from daptkit.plugin import NoOptions
 from daptkit.testing import (
+    assert_aligns_images,
     assert_global_batch,
     gap_of_means,
     imports_torch,
@@ -69,6 +70,48 @@ class LocalSharpness(Sharpness):
     gathers = False
 
 
+class Brightness(Method):
+    """Moves the target's mean to the source's."""
+
+    def __init__(self, options: object, task: TaskInfo) -> None:
+        super().__init__(options, task)
+        self.register_buffer("shift", torch.zeros(()))
+
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        self.shift = source.mean() - target.mean()
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images if domain == "source" else images + self.shift
+
+
+class OfTheBatch(Brightness):
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images - images.mean() + 0.5
+
+
+class NoBuffer(Brightness):
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        self.found = source.mean() - target.mean()
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images + getattr(self, "found", 0.0)
+
+
+class Growing(Brightness):
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        self.shift = source.mean((0, 2, 3)) - target.mean((0, 2, 3))
+
+
+class Smaller(Brightness):
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images[..., ::2]
+
+
+class Dividing(Brightness):
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images / (images - images)
+
+
 def make(cls: type[Method]) -> Method:
     return cls(NoOptions(), make_task())
 
@@ -85,6 +128,21 @@ def test_global_batch_check_of_a_method_that_reads_predictions_only() -> None:
     assert_global_batch(make(Sharpness))
     with pytest.raises(AssertionError):
         assert_global_batch(make(LocalSharpness))
+
+
+def test_the_check_of_image_alignment_finds_planted_faults() -> None:
+    source, target = torch.rand(4, 3, 5, 5), 0.5 * torch.rand(3, 3, 5, 5)
+    assert_aligns_images(make(Method), source, target)
+    assert_aligns_images(make(Brightness), source, target)
+    for broken, words in (
+        (OfTheBatch, "depends on others of the batch"),
+        (NoBuffer, "not all that was fitted is in buffers"),
+        (Growing, "changed the shape of a buffer"),
+        (Smaller, "the shape of the images changed"),
+        (Dividing, "not finite"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            assert_aligns_images(make(broken), source, target)
 
 
 def test_gap_of_means_closes_under_a_loss_that_aligns() -> None:

@@ -14,6 +14,8 @@ from daptkit.errors import UsageError
 from daptkit.model import load_model_folder
 from daptkit.recipes import adapt, evaluate
 from daptkit.report.measure import measure_run
+from daptkit.report.page import render
+from daptkit.report.reading.verdict import estimates as read_estimates
 from daptkit.report.restore import restore
 from daptkit.run import RunFolder
 from daptkit.train.progress import SilentReporter
@@ -56,7 +58,41 @@ def test_it_is_the_source_only_run_without_weights(tmp_path: Path) -> None:
     text = summary_text(figures)
     assert "from-scratch" in text and "from scratch" in text
     assert (run.out / "scratch" / "predictions.csv").exists()
-    assert evaluate(run.out / "scratch", config_of(tmp_path, "x").target, device="cpu")["n"] == 30
+    target = config_of(tmp_path, "x").target
+    own, alone = (evaluate(out, target, device="cpu") for out in (run.out / "scratch", run.out))
+    assert own["n"] == 30 and "from_scratch" not in own
+    shown = alone["from_scratch"]
+    for name in ("accuracy", "balanced_accuracy"):
+        assert shown[name] == own[name]
+        gained = alone[name]["value"] - own[name]["value"]
+        assert shown["difference"][name]["value"] == pytest.approx(gained)
+        assert shown["difference"][name]["low"] <= gained <= shown["difference"][name]["high"]
+
+
+def test_its_estimates_stand_beside_the_others_and_decide_nothing(tmp_path: Path) -> None:
+    options = {"method": "coral", "finetune": "frozen"}
+    plain = adapt(config_of(tmp_path, "plain", **options)).data["verdict"]
+    run = adapt(config_of(tmp_path, "run", **options, from_scratch=True))
+    verdict = json.loads((run.out / "run.json").read_text())["verdict"]
+    estimates = verdict["estimates"].pop("from-scratch")
+    assert verdict == plain
+    assert {row["name"] for row in estimates} >= {"atc", "doc", "gde"}
+    assert estimates != verdict["estimates"]["source-only"]
+    with dead_embedder() as embedder:
+        restored = restore(RunFolder(run.out), SilentReporter(), device="cpu")
+        report = measure_run(restored, embedder).data
+    page, _ = render(report, {})
+    assert '<th scope="col" class="num">From scratch</th>' in page
+    assert "has no part in the verdict" in page
+    rows = report["verdict"]["estimates"]
+    (row,) = [row for row in rows["from-scratch"] if row["name"] == "gde"]
+    shown = {r["name"]: r["values"]["from-scratch"] for r in read_estimates(report)}
+    assert shown["Agreement of heads trained apart"] == row["estimated_accuracy"]
+    # Heads of features in which a resample shows one class only cannot be trained.
+    rows["from-scratch"] = [r for r in rows["from-scratch"] if r["name"] != "gde"]
+    shown = {r["name"]: r["values"]["from-scratch"] for r in read_estimates(report)}
+    assert shown["Agreement of heads trained apart"] == {"value": None}
+    assert "From scratch" in render(report, {})[0]
 
 
 def test_it_is_trained_once_and_measured_again(tmp_path: Path) -> None:

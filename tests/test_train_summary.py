@@ -56,6 +56,17 @@ def test_collapse_check() -> None:
     assert not collapse_check(np.array([1] * 95 + [0] * 5), ("a", "b")).collapsed
 
 
+def test_text_names_the_calibrations_and_why_there_was_no_choice() -> None:
+    plain = {"kind": "temperature", "note": "2 of 3 classes have few"}
+    text = summary_text(figures(calibration={"source-only": plain, "adapted": plain}))
+    assert "calibrated by a temperature (source-only), a temperature (adapted)\n  2 of 3" in text
+    assert text.count("2 of 3 classes") == 1
+    vector = {"kind": "vector", "note": ""}
+    text = summary_text(figures(calibration={"source-only": vector}))
+    assert "calibrated by a scale and a bias for each class (source-only)\n\n" in text
+    assert "calibrated" not in summary_text(figures())  # of a run of before
+
+
 def test_text_shows_both_models() -> None:
     text = summary_text(figures())
     lines = [line.split() for line in text.splitlines()]
@@ -74,6 +85,7 @@ def test_text_shows_both_models() -> None:
         ("helped", "adapted", "adapted", "seems to have helped\n  why\n  the adapted model is"),
         ("hurt", "source-only", "source-only", "the source-only model is delivered (--no-guard"),
         ("hurt", "source-only", "adapted", "delivered all the same, because of --no-guard"),
+        ("no evidence", "source-only", "source-only", "as a precaution the source-only model is"),
         ("can't know", "adapted", "adapted", "cannot be known without labels"),
     ],
 )

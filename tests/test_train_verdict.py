@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from daptkit.assess import judge
 from daptkit.config import AdaptConfig
 from daptkit.method import Method
 from daptkit.recipes import adapt, predict
 from daptkit.report.restore import restore
 from daptkit.run import RunFolder
 from daptkit.train import adaptation
+from daptkit.train import verdict as judging
 from daptkit.train.adaptation import AdaptResult, run_adaptation
 from daptkit.train.progress import SilentReporter
 from fakes import in_process, tiny_config
@@ -117,6 +119,30 @@ def test_a_method_that_changes_nothing_is_no_evidence(
     assert not RunFolder(result.out).adapted.root.exists()
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_what_a_method_declares_of_its_loss_reaches_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    """Of several methods one that raises confidence is enough."""
+    given: list[bool] = []
+
+    def watched(*samples: Any, raises_confidence: bool, **values: Any) -> Any:
+        given.append(raises_confidence)
+        return judge(*samples, raises_confidence=raises_confidence, **values)
+
+    monkeypatch.setattr("daptkit.train.verdict.judge", watched)
+    loaded = [
+        in_process(Idle, "quiet"),
+        in_process(Idle, "sure", raises_confidence=declared),
+    ]
+    monkeypatch.setattr(adaptation, "load_methods", lambda names: loaded)
+    config = tiny_config(tmp_path, method="quiet+sure")
+    verdict = run_adaptation(config, SilentReporter()).record["verdict"]
+    assert given == [declared]
+    assert verdict["raises_confidence"] is declared
+    assert bool(set(verdict["counted"]) & {"atc", "doc"}) is not declared
+
+
 def test_no_target_label_has_a_part_in_it(tmp_path: Path) -> None:
     found = []
     for name in ("true", "shuffled"):
@@ -135,6 +161,38 @@ def test_no_target_label_has_a_part_in_it(tmp_path: Path) -> None:
     assert found[0] == found[1]
     kinds = {row["name"] for row in found[0][0]["estimates"]["adapted"]}
     assert {"atc", "doc", "gde"} <= kinds
+
+
+def test_large_sites_are_diagnosed_on_some_whole_patients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path)
+    trained = run_adaptation(config, SilentReporter())
+    prepared, twin = trained.prepared, trained.twin
+    whole = judging.diagnose_twin(prepared, twin, 0)
+    # Two images a patient at the target; the source's 30 are no more than the limit.
+    pairs = np.arange(len(prepared.data.target)) // 2
+    data = prepared.data
+    data = replace(data, target=replace(data.target, groups=pairs))
+    seen: dict[str, Any] = {}
+
+    def diagnose(*arrays: Any, **given: Any) -> Any:
+        seen.update(given, arrays=arrays)
+        return whole
+
+    monkeypatch.setattr(judging, "MAX_FOR_SHIFT", 41)
+    monkeypatch.setattr(judging, "diagnose_shift", diagnose)
+    found = judging.diagnose_twin(replace(prepared, data=data), twin, 0)
+    assert (np.unique(seen["target_groups"], return_counts=True)[1] == 2).all()
+    assert len(seen["target_groups"]) == len(seen["arrays"][3]) == len(seen["arrays"][4]) == 40
+    assert len(seen["source_groups"]) == len(seen["arrays"][0]) == 30
+    assert found.caveats[:-1] == whole.caveats
+    assert found.caveats[-1] == (
+        "The shift was diagnosed on 40 of 90 target images, those of 20 images taken for patients"
+        " drawn at random."
+    )
+    monkeypatch.setattr(judging, "MAX_FOR_SHIFT", 90)
+    assert judging.diagnose_twin(replace(prepared, data=data), twin, 0) is whole
 
 
 def test_a_run_without_a_method_has_no_verdict(tmp_path: Path) -> None:

@@ -226,6 +226,33 @@ def renamed(twin: Sample, adapted: Sample, names: tuple[str, ...]) -> list[str]:
     ]
 
 
+def upheaval(before: Draws, changed: float, names: tuple[str, ...]) -> list[str]:
+    """Return why to keep the source-only model though nothing proves harm; empty if nothing does.
+
+    Of the images whose class changes, the source-only model can have had no more wrong than it has
+    wrong at all: with accuracy a, a share c of changed classes breaks c - (1 - a) right answers at
+    least. a is the lowest of the estimates by confidence and recall, as over-confidence is what
+    they err by most. That is no proof: where a shift makes the source-only model wrong and sure,
+    it is wrong more often than any of them says, and a model that undoes the shift changes more.
+
+    Args:
+        before: estimates of the source-only model.
+        changed: share of target images on which the models' classes differ, c.
+        names: estimators that may be asked.
+    """
+    asked = [n for n in names if FAMILIES[n] != "agreement" and n in before.values]
+    if not asked:
+        return []
+    accuracy = min(before.values[n] for n in asked)
+    if changed <= 1.0 - accuracy:
+        return []
+    return [
+        f"{changed:.0%} of the target images change class, more than the {1.0 - accuracy:.0%} that "
+        "the source-only model has wrong by the lowest estimate: if so, right answers were "
+        "lost, and nothing shows that more were won"
+    ]
+
+
 def doubts(
     twin: Sample,
     adapted: Sample,
@@ -259,4 +286,12 @@ def difference_text(names: tuple[str, ...], differences: dict[str, Estimate]) ->
     return (
         f"estimated accuracy on the target {word} by {abs(value):.2f} "
         f"({low:+.2f} to {high:+.2f}) by " + ", ".join(names)
+    )
+
+
+def unasked_text(otherwise: str) -> str:
+    """Say why estimates by confidence, with which the verdict were another, were not asked."""
+    return (
+        "estimates by confidence were not asked, since a method's loss raises confidence on the "
+        f"target, whether right or not; with them the verdict would be: {otherwise}"
     )

@@ -70,13 +70,15 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     Args:
         figures: ``method``, ``n_target``, ``source_validation``, ``divergence``, ``prior``,
             ``prior_interval`` (``"patient"`` or ``"image"``), ``collapse`` and ``notes``;
-            ``forgotten`` of a run with a method, ``unfreezing`` of a gradual run.
+            ``calibration`` by model; ``forgotten`` of a run with a method, ``unfreezing`` of a
+            gradual run, ``selection`` of one that chose its epoch.
         verdict: of a run with a method.
     """
     lines = [f"method {figures['method']}, {figures['n_target']} target images", ""]
     lines += _two_columns(
         "source validation", figures["source_validation"], ("accuracy", "balanced_accuracy")
     )
+    lines += _calibration(figures.get("calibration", {}))
     lines += _forgotten(figures.get("forgotten"))
     lines += _two_columns(
         "divergence of the domains",
@@ -86,6 +88,8 @@ def summary_text(figures: Mapping[str, Any], verdict: Mapping[str, Any] | None =
     lines += _priors(figures["prior"], figures["prior_interval"])
     lines += _collapse(figures["collapse"])
     lines += _unfreezing(figures.get("unfreezing", {}))
+    if figures.get("selection") is not None:
+        lines.append(f"epoch, without target labels: {selected_text(figures['selection'])}")
     lines += [f"note: {text}" for text in figures["notes"]]
     lines += [] if verdict is None else _verdict(verdict)
     return "\n".join(lines)
@@ -154,6 +158,22 @@ def _forgotten(lost: Mapping[str, Any] | None) -> list[str]:
     return [text, ""]
 
 
+CALIBRATIONS = {
+    "identity": "nothing",
+    "temperature": "a temperature",
+    "bcts": "a temperature and a bias for each class",
+    "vector": "a scale and a bias for each class",
+}
+"""Kinds of calibration, as what logits are corrected by."""
+
+
+def _calibration(choices: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    known = {name: choice for name, choice in choices.items() if choice is not None}
+    parts = [f"{CALIBRATIONS[choice['kind']]} ({name})" for name, choice in known.items()]
+    notes = dict.fromkeys(choice["note"] for choice in known.values() if choice["note"])
+    return [f"calibrated by {', '.join(parts)}", *(f"  {n}" for n in notes), ""] if known else []
+
+
 VERDICTS = {
     "helped": "adapting seems to have helped",
     "no evidence": "no evidence that adapting helped or hurt",
@@ -166,7 +186,8 @@ VERDICTS = {
 def delivered_text(verdict: Mapping[str, Any]) -> str:
     """Say which model was delivered, and why not the one that the verdict speaks for."""
     if verdict["delivered"] == "source-only":
-        return "the source-only model is delivered (--no-guard delivers the adapted one)"
+        careful = "" if verdict["verdict"] == "hurt" else "as a precaution "
+        return f"{careful}the source-only model is delivered (--no-guard delivers the adapted one)"
     if verdict["deliver"] == "source-only":
         return "the adapted model is delivered all the same, because of --no-guard"
     return "the adapted model is delivered"
@@ -195,6 +216,17 @@ def unfrozen_text(found: Sequence[Mapping[str, Any]]) -> str:
     if not last["stages"]:
         steps.append(f"stopped after epoch {last['epoch']}, when the validation loss had risen")
     return f"{'; '.join(steps)} ({last['trained']} of {last['of']} stages)"
+
+
+def selected_text(selection: Mapping[str, Any]) -> str:
+    """Say which epoch's model was taken and why.
+
+    Args:
+        selection: what ``run.json`` holds of it.
+    """
+    text = f"{selection['epoch']} of {selection['of']} by {selection['rule']}: {selection['why']}"
+    vetoed = sum(bool(one["vetoes"]) for one in selection["epochs"])
+    return f"{text} ({vetoed} of {selection['of']} epochs vetoed)" if vetoed else text
 
 
 def _number(value: float | None) -> str:

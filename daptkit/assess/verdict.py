@@ -21,7 +21,9 @@ from daptkit.assess.evidence import (
     paired_differences,
     renamed,
     source_loss,
+    unasked_text,
     unknowable,
+    upheaval,
 )
 from daptkit.assess.identity import beyond_prior
 from daptkit.assess.intervals import Estimate
@@ -37,7 +39,7 @@ class Verdict:
 
     Args:
         verdict: ``"helped"``, ``"no evidence"``, ``"hurt"`` or ``"can't know"``.
-        deliver: ``"adapted"``, or ``"source-only"`` where adapting hurt.
+        deliver: ``"adapted"``, or ``"source-only"`` where adapting hurt, or as a precaution.
         reasons: sentences, those that decided first.
         differences: estimator to the difference of estimated accuracy, adapted - source-only, with
             a paired 95% interval.
@@ -101,12 +103,14 @@ def judge(
        accuracy at the source (whole interval).
     2. *can't know*: the twin is near chance on the target as far as can be known (its heads agree
        by chance; every confidence estimate's interval reaches chance; or the features' gap is
-       large). Clusters may then be found and named wrongly, and no figure would show it.
+       large). Clusters may then be found and named wrongly, and no figure would show it, so the
+       source-only model is delivered as a precaution.
     3. *hurt*: classes carry other names than the twin's, or estimated accuracy falls.
     4. *helped*: estimated accuracy rises, and nothing speaks against it: the predicted frequencies
        fit the estimated prior (without one, the classes are as many as the twin's), alternative
        adapted models agree.
-    5. *no evidence* otherwise.
+    5. *no evidence* otherwise. More images may change class than the twin has wrong by its lowest
+       estimate: then the source-only model is delivered as a precaution.
 
     Which estimates are asked, and how many must agree, follows from the diagnosis:
     :func:`daptkit.assess.evidence.count_differences`. Differences are paired, and bounded by the
@@ -122,7 +126,8 @@ def judge(
         prior_high: (K,) upper ends.
         feature_gap: :func:`daptkit.shift.feature_gap` of the twin's features; ``None`` or NaN if
             not measured.
-        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM).
+        raises_confidence: the method's loss raises confidence on the target (entropy, MCC, BNM):
+            estimates by confidence are not asked, which the reasons say where it decides.
         classes: names, for the sentences.
         limits: see :class:`VerdictLimits`.
         n_bootstrap: paired resamples of patients of both domains.
@@ -162,24 +167,36 @@ def judge(
         )
     harmed = harm(twin, adapted, loss, prior_high, limit, names)
     unknown = unknowable(twin, before, agreed, feature_gap, outside is not None, limit)
-    against = renamed(twin, adapted, names)
-    if counted.down and not counted.up:
-        against.append(difference_text(counted.down, differences))
+    other_names = renamed(twin, adapted, names)
     doubted = doubts(twin, adapted, stability, outside, limit)
-    if harmed:
-        verdict, reasons = HURT, harmed
-    elif unknown:
-        verdict, reasons = CANNOT_KNOW, unknown
-    elif against:
-        verdict, reasons = HURT, against
-    elif counted.up and not counted.down and not doubted:
-        verdict, reasons = HELPED, [difference_text(counted.up, differences)]
-    else:
-        verdict, reasons = NO_EVIDENCE, _why_none(counted, doubted)
+
+    def said_by(counted: Counted) -> tuple[str, list[str]]:
+        against = list(other_names)
+        if counted.down and not counted.up:
+            against.append(difference_text(counted.down, differences))
+        if harmed:
+            return HURT, harmed
+        if unknown:
+            return CANNOT_KNOW, unknown
+        if against:
+            return HURT, against
+        if counted.up and not counted.down and not doubted:
+            return HELPED, [difference_text(counted.up, differences)]
+        return NO_EVIDENCE, _why_none(counted, doubted)
+
+    verdict, reasons = said_by(counted)
+    if raises_confidence:
+        otherwise, _ = said_by(count_differences(differences, kind, False))
+        if otherwise != verdict:
+            reasons = [*reasons, unasked_text(otherwise)]
+    careful: list[str] = []
+    if verdict == NO_EVIDENCE:
+        # The method did not train the source-only model's confidence, so all of it is asked.
+        careful = upheaval(before, changed, count_differences(differences, kind, False).names)
     return Verdict(
         verdict=verdict,
-        deliver="source-only" if verdict == HURT else "adapted",
-        reasons=tuple(reasons),
+        deliver="source-only" if verdict in (HURT, CANNOT_KNOW) or careful else "adapted",
+        reasons=(*reasons, *careful),
         differences=differences,
         counted=counted.names,
         source_loss=loss,

@@ -30,7 +30,7 @@ SECTIONS = {
         "allow_patient_overlap",
         "cache",
     ),
-    "Method": ("method", "finetune", "bn", "from_scratch", "decide", "guard"),
+    "Method": ("method", "finetune", "bn", "from_scratch", "decide", "select", "guard"),
     "Model": (
         "model",
         "model_kwargs",

@@ -1,5 +1,6 @@
 """Images and labels: reading a user's data, splits, decoding, conversion and augmentation."""
 
+from daptkit.data.aligned import AlignedImages
 from daptkit.data.audit import read_audit_labels
 from daptkit.data.augment import Augment, auto_preset
 from daptkit.data.convert import Conversion
@@ -19,6 +20,7 @@ from daptkit.data.table import ImageTable, choose_split, concat_tables, warn_def
 from daptkit.data.window import fit_conversion, parse_window
 
 __all__ = [
+    "AlignedImages",
     "Augment",
     "Conversion",
     "DecodeCache",

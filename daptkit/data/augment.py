@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from daptkit.data.aligned import AlignedImages
 from daptkit.data.imageset import ImageSet, to_float
 from daptkit.errors import UsageError, did_you_mean
 
@@ -158,7 +159,7 @@ def _sign(draws: Tensor) -> Tensor:
     return (draws >= 0.5).to(draws.dtype) * 2 - 1
 
 
-def auto_preset(images: ImageSet, img_size: int | None = None) -> str:
+def auto_preset(images: ImageSet | AlignedImages, img_size: int | None = None) -> str:
     """Return the preset that suits the images.
 
     Grey images (one channel, or equal channels in nine of ten of a sample) are digits up to 64
@@ -174,7 +175,7 @@ def auto_preset(images: ImageSet, img_size: int | None = None) -> str:
     return "microscopy"
 
 
-def _is_grey(images: ImageSet) -> bool:
+def _is_grey(images: ImageSet | AlignedImages) -> bool:
     if images.conversion.in_chans == 1:
         return True
     rows = np.unique(np.linspace(0, len(images) - 1, _GREY_SAMPLE).astype(np.int64))

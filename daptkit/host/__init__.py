@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         load_methods,
         load_models,
         load_readers,
+        load_scores,
         method_options,
         parse_method,
     )
@@ -28,6 +29,7 @@ _HOMES = {
     "load_methods": "loading",
     "load_models": "loading",
     "load_readers": "loading",
+    "load_scores": "loading",
     "method_options": "loading",
     "parse_method": "loading",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "load_methods",
     "load_models",
     "load_readers",
+    "load_scores",
     "method_options",
     "parse_method",
 ]

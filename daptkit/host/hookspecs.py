@@ -66,10 +66,10 @@ def daptkit_scores() -> ScoreSpec | Iterable[ScoreSpec]:  # type: ignore[empty-b
         >>> @hookimpl
         ... def daptkit_scores():
         ...     return ScoreSpec(
-        ...         name="entropy", factory="my_package.scores:entropy", higher_is_better=False
+        ...         name="margin", factory="my_package.scores:margin", summary="Mean margin."
         ...     )
         >>> daptkit_scores().higher_is_better
-        False
+        True
     """
 
 

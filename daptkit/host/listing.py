@@ -38,6 +38,8 @@ class PluginStatus:
         reference: paper.
         addresses: kinds of shift that a method is for.
         roles: roles that a method owns.
+        risks: what can go wrong with a method by its nature.
+        corrects: what a method evens out in the images.
     """
 
     kind: str
@@ -50,6 +52,8 @@ class PluginStatus:
     reference: str = ""
     addresses: list[str] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
+    risks: list[str] = field(default_factory=list)
+    corrects: list[str] = field(default_factory=list)
 
 
 def list_plugins(timeout: float | None = None) -> list[PluginStatus]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from daptkit.errors import DaptkitError, PluginError, UsageError, did_you_mean
@@ -13,7 +14,7 @@ from daptkit.host.factory import resolve_factory
 from daptkit.host.isolation import PluginFault, describe, plugin_timeout, warn
 from daptkit.host.registry import Finding, inspect_unit
 from daptkit.host.validate import Spec
-from daptkit.plugin import MethodSpec, ModelSpec, ReaderSpec
+from daptkit.plugin import MethodSpec, ModelSpec, ReaderSpec, ScoreSpec
 
 if TYPE_CHECKING:
     from daptkit.method import Method, TaskInfo
@@ -221,6 +222,21 @@ def load_readers(
     if extensions is None:
         return loaded
     return [r for r in loaded if not set(extensions).isdisjoint(r.spec.extensions)]
+
+
+def load_scores(*, log: Callable[[str, str], None]) -> list[Loaded[ScoreSpec]]:
+    """Import the score plugins; a broken one is only told to ``log``.
+
+    Args:
+        log: told name and one line for each broken plugin.
+    """
+    found = discover()
+    return [
+        score
+        for entry in found.active
+        if entry.kind == "score"
+        for score in _load_all(found, [entry], ScoreSpec, partial(log, entry.name))
+    ]
 
 
 def _load_all(

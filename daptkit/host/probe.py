@@ -52,4 +52,6 @@ def _row(finding: Finding) -> dict[str, Any]:
         "reference": getattr(spec, "reference", ""),
         "addresses": sorted(getattr(spec, "addresses", ())),
         "roles": sorted(getattr(spec, "roles", ())),
+        "risks": sorted(getattr(spec, "risks", ())),
+        "corrects": sorted(getattr(spec, "corrects", ())),
     }

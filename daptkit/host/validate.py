@@ -13,6 +13,8 @@ from daptkit.host.isolation import PluginFault
 from daptkit.plugin import (
     API_VERSION,
     NEEDS,
+    PROPERTIES,
+    RISKS,
     ROLES,
     SHIFTS,
     TRAINS,
@@ -27,6 +29,8 @@ from daptkit.plugin import (
 Spec = MethodSpec | ReaderSpec | ModelSpec | ScoreSpec
 
 RESERVED_NAMES = frozenset({"none"})
+OWN_SCORES = frozenset({"last", "auto", "im", "entropy", "snd", "bnm", "iwcv", "atc"})
+"""Values of ``--select`` that no plugin's score may have for its name."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _OPTION_KEYS = frozenset(option(None, "").metadata)
 
@@ -55,6 +59,8 @@ def check_spec(spec: Spec) -> None:
         _check_method(spec)
     elif isinstance(spec, ReaderSpec):
         _check_reader(spec)
+    elif isinstance(spec, ScoreSpec):
+        _check_score(spec)
 
 
 def check_api(api: int) -> None:
@@ -83,6 +89,10 @@ def _check_method(spec: MethodSpec) -> None:
     _check_subset("needs", spec.needs, NEEDS)
     _check_subset("roles", spec.roles, ROLES)
     _check_subset("addresses", spec.addresses, SHIFTS)
+    _check_subset("risks", spec.risks, RISKS)
+    if not isinstance(spec.raises_confidence, bool):
+        raise PluginFault(f"raises_confidence is true or false, not {spec.raises_confidence!r}")
+    _check_subset("corrects", spec.corrects, PROPERTIES)
     if spec.trains not in TRAINS:
         raise PluginFault(f"trains must be one of {', '.join(TRAINS)}, not {spec.trains!r}")
     _check_options(spec.options)
@@ -113,6 +123,16 @@ def _check_options(cls: Any) -> None:
         build_options(cls, {})
     except DaptkitError as error:
         raise PluginFault(f"options {cls.__name__}: a default is not allowed: {error}") from error
+
+
+def _check_score(spec: ScoreSpec) -> None:
+    if spec.name in OWN_SCORES:
+        raise PluginFault(
+            f"the name {spec.name!r} is daptkit's own: no score of a plugin is called"
+            f" {', '.join(sorted(OWN_SCORES))}"
+        )
+    if not isinstance(spec.higher_is_better, bool):
+        raise PluginFault(f"higher_is_better must be True or False, not {spec.higher_is_better!r}")
 
 
 def _check_reader(spec: ReaderSpec) -> None:

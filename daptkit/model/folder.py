@@ -18,16 +18,29 @@ from safetensors.torch import load_file, save
 
 import daptkit
 from daptkit.errors import DaptkitError, DataError, PluginError, UsageError
+from daptkit.model.alignments import (
+    ALIGNMENTS_FILE,
+    StoredAlignment,
+    pack_alignments,
+    read_alignments,
+    required_packages,
+)
 from daptkit.model.build import Factories, build_model
 from daptkit.model.config import ModelConfig
 from daptkit.model.files import file_sha256
 from daptkit.model.network import AdaptNet
 from daptkit.run import atomic_write, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
+"""Newest format that is read and written.
+
+Format 2 has alignments, or a rule whose calibration scales classes apart: an older daptkit would
+leave them out.
+"""
 WEIGHTS_FILE = "model.safetensors"
 META_FILE = "model.json"
 _OWN_KEYS = ("format", "daptkit", "architecture", "classes", "conversion", "rule", "weights")
+_ALIGNMENTS = "alignments"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,7 @@ class LoadedModel:
         conversion: how files become tensors, as JSON values.
         rule: calibration, priors and decision rule, as JSON values.
         meta: all of ``model.json``.
+        alignments: what methods do at prediction.
     """
 
     net: AdaptNet
@@ -49,6 +63,7 @@ class LoadedModel:
     conversion: dict[str, Any]
     rule: dict[str, Any]
     meta: dict[str, Any]
+    alignments: tuple[StoredAlignment, ...] = ()
 
 
 def save_model_folder(
@@ -60,6 +75,7 @@ def save_model_folder(
     conversion: Mapping[str, Any],
     rule: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
+    alignments: Sequence[StoredAlignment] = (),
 ) -> None:
     """Write the model folder under another name, then rename it: it is whole or absent.
 
@@ -71,7 +87,9 @@ def save_model_folder(
         conversion: how files become tensors, as JSON values.
         rule: calibration, priors and decision rule, as JSON values.
         extra: further entries of ``model.json``: ``requires`` lists the names of packages
-            needed at prediction; provenance, such as the sha256 of the loaded weights, goes here.
+            needed at prediction, beside those of ``alignments``; provenance, such as the sha256 of
+            the loaded weights, goes here.
+        alignments: what methods do at prediction.
 
     Raises:
         UsageError: something else than a model folder is at ``folder``.
@@ -80,7 +98,7 @@ def save_model_folder(
     """
     folder = Path(folder)
     extra = dict(extra or {})
-    if taken := set(extra) & {*_OWN_KEYS, "sha256"}:
+    if taken := set(extra) & {*_OWN_KEYS, "sha256", _ALIGNMENTS}:
         raise ValueError(f"extra may not set {', '.join(sorted(taken))}")
     if folder.exists() and not (folder / META_FILE).is_file() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not a model folder and not empty; it is left alone.")
@@ -91,7 +109,7 @@ def save_model_folder(
         content = save(tensors)
         atomic_write(temporary / WEIGHTS_FILE, content)
         meta = {
-            "format": FORMAT,
+            "format": _format_needed(rule, alignments),
             "daptkit": daptkit.__version__,
             "architecture": config.to_json(),
             "classes": list(classes),
@@ -105,6 +123,10 @@ def save_model_folder(
             "requires": [],
             **extra,
         }
+        if alignments:
+            packed, meta[_ALIGNMENTS] = pack_alignments(alignments)
+            atomic_write(temporary / ALIGNMENTS_FILE, packed)
+            meta["requires"] = sorted({*meta["requires"], *required_packages(alignments)})
         write_json(temporary / META_FILE, {**meta, "sha256": _meta_digest(meta)})
         _publish(temporary, folder)
     except OSError as error:
@@ -113,6 +135,11 @@ def save_model_folder(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _format_needed(rule: Mapping[str, Any], alignments: Sequence[StoredAlignment]) -> int:
+    """Return the oldest format whose readers understand all of it, so that they can read on."""
+    return 2 if alignments or rule.get("calibration", {}).get("scale") else 1
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -168,6 +195,7 @@ def load_model_folder(folder: str | Path, *, factories: Factories | None = None)
             f"this installation builds it: {str(error).splitlines()[-1].strip()}"
         ) from error
     net.eval()
+    stored = meta.get(_ALIGNMENTS)
     return LoadedModel(
         net=net,
         config=config,
@@ -175,6 +203,9 @@ def load_model_folder(folder: str | Path, *, factories: Factories | None = None)
         conversion=meta["conversion"],
         rule=meta["rule"],
         meta=meta,
+        alignments=()
+        if stored is None
+        else read_alignments(folder, stored, tuple(meta["classes"])),
     )
 
 

@@ -76,6 +76,7 @@ class AdaptNet(nn.Module):
         *,
         from_trunk: bool = False,
         backbone: Callable[[Tensor], Tensor] | None = None,
+        align: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits (N, K) and the tapped activations.
 
@@ -86,9 +87,11 @@ class AdaptNet(nn.Module):
             from_trunk: the input is the trunk's output; the backbone is not run.
             backbone: what is called in place of the backbone, such as its compiled form. Where a
                 layer within it is asked for, the backbone itself is called: it alone shows it.
+            align: what pooled features (N, D') pass before the bottleneck.
 
         Returns:
-            Logits, and taps by name: always ``"features"`` (N, D) and ``"logits"`` (N, K).
+            Logits, and taps by name: always ``"features"`` (N, D) and ``"logits"`` (N, K);
+            ``"trunk"`` is what ``align`` has not changed.
 
         Raises:
             UsageError: unknown layer, or a layer of the backbone while reading trunk features.
@@ -100,7 +103,7 @@ class AdaptNet(nn.Module):
         with self._tapped(paths) as taps:
             # (N, D')
             trunk = images_or_trunk if from_trunk else self.trunk(images_or_trunk, backbone)
-            features = self.bottleneck(trunk)  # (N, D)
+            features = self.bottleneck(trunk if align is None else align(trunk))  # (N, D)
             logits: Tensor = self.head(self.dropout(features))  # (N, K)
         taps["features"] = features
         taps["logits"] = logits

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from daptkit.assess.paired import audit_difference
 from daptkit.config import AdaptConfig
 from daptkit.data import choose_split, encode_labels, read_table
-from daptkit.errors import DataError
-from daptkit.recipes.cells import SOURCE_ONLY, Cell
+from daptkit.recipes.cells import SOURCE_ONLY, Cell, cell_name
+from daptkit.recipes.evaluating import TRUE_SCORES as SCORES
 from daptkit.recipes.evaluating import Labelled, predict_labelled
+from daptkit.run import RunFolder
 from daptkit.train.plugins import parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter, SilentReporter
+from daptkit.train.scratch import SCRATCH
 
 N_BOOTSTRAP = 1000
-SCORES = ("accuracy", "balanced_accuracy", "auroc")
 
 
 def check_target_labels(path: str, config: AdaptConfig, classes: Sequence[str] | None) -> None:
@@ -58,7 +56,8 @@ def audit_cells(
     Returns:
         Cell to ``n``, ``interval``, ``accuracy``, ``balanced_accuracy``, ``auroc`` (each ``value``,
         ``low``, ``high``) and ``difference`` to the source-only model of the seed, ``None`` where
-        that is not there.
+        that is not there. So too, of a seed with ``--from-scratch``, the network from random
+        weights, as ``from-scratch-seedN``.
 
     Raises:
         DataError: labels or images that cannot be used.
@@ -67,26 +66,35 @@ def audit_cells(
     for seed in dict.fromkeys(cell.config.seed for cell in cells):
         twin: Labelled | None = None
         for cell in (cell for cell in cells if cell.config.seed == seed):
-            labelled = _predict(cell, path, reporter)
+            labelled = _predict(cell.folder, cell.name, cell.config, path, reporter)
             if cell.method == SOURCE_ONLY:
                 twin = labelled
-            scores = labelled.scores(n_bootstrap, seed)
-            found[cell.name] = {
-                **{name: scores[name] for name in ("n", "interval", "absent", *SCORES)},
-                "difference": None
-                if twin is None or cell.method == SOURCE_ONLY
-                else _difference(twin, labelled, n_bootstrap, seed),
-            }
+            found[cell.name] = _scores(
+                labelled, None if cell.method == SOURCE_ONLY else twin, n_bootstrap, seed
+            )
+            if cell.method == SOURCE_ONLY and cell.config.from_scratch:
+                name = cell_name(SCRATCH, seed)
+                scratch = _predict(cell.folder.scratch, name, cell.config, path, reporter)
+                found[name] = _scores(scratch, twin, n_bootstrap, seed)
     return found
 
 
-def _predict(cell: Cell, path: str, reporter: Reporter) -> Labelled:
-    config = cell.config
+def _scores(own: Labelled, twin: Labelled | None, n_bootstrap: int, seed: int) -> dict[str, Any]:
+    scores = own.scores(n_bootstrap, seed)
+    return {
+        **{name: scores[name] for name in ("n", "interval", "absent", *SCORES)},
+        "difference": None if twin is None else own.gained_over(twin, n_bootstrap, seed),
+    }
+
+
+def _predict(
+    folder: RunFolder, name: str, config: AdaptConfig, path: str, reporter: Reporter
+) -> Labelled:
     # Every cell would say the same of the images again.
     quiet = SilentReporter()
-    reporter.line(f"{cell.name}: scoring it with --target-labels")
+    reporter.line(f"{name}: scoring it with --target-labels")
     return predict_labelled(
-        cell.folder.root,
+        folder.root,
         Path(path),
         split=None,
         domain="target",
@@ -96,20 +104,4 @@ def _predict(cell: Cell, path: str, reporter: Reporter) -> Labelled:
         skip_unreadable=config.skip_unreadable,
         cache=config.cache,
         reporter=quiet,
-    )
-
-
-def _difference(twin: Labelled, own: Labelled, n_bootstrap: int, seed: int) -> dict[str, Any]:
-    if not np.array_equal(twin.labels, own.labels):
-        raise DataError("the images of --target-labels changed while they were scored.")
-    return audit_difference(
-        own.labels,
-        twin.predicted,
-        own.predicted,
-        balanced_before=twin.balanced,
-        balanced_after=own.balanced,
-        groups=own.groups,
-        patients_known=own.patients_known,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
     )

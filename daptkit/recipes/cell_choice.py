@@ -28,7 +28,9 @@ def combine(plan: Plan, measured: Mapping[str, Measures]) -> dict[str, Any]:
 
     Returns:
         ``recommended`` (``None`` where every method was vetoed or failed), ``order``, ``rank`` by
-        method, ``vetoes`` by method and ``seeds``: the selection within each.
+        method, ``vetoes`` by method, ``seeds``: the selection within each, and
+        ``raise_confidence``: methods whose loss raises confidence on the target, for which scores
+        of the target's predictions do not count.
     """
     seeds = {str(seed): _of_seed(plan.methods, seed, measured) for seed in plan.seeds}
     cells = {m: [cell_name(m, seed) for seed in plan.seeds] for m in plan.methods}
@@ -57,6 +59,11 @@ def combine(plan: Plan, measured: Mapping[str, Measures]) -> dict[str, Any]:
         "rank": rank,
         "vetoes": {method: reasons for method, reasons in vetoes.items() if reasons},
         "seeds": seeds,
+        "raise_confidence": [
+            method
+            for method, names in cells.items()
+            if any(_raises_confidence(measured[name]) for name in names if name in measured)
+        ],
     }
 
 
@@ -71,8 +78,16 @@ def _of_seed(methods: Sequence[str], seed: int, measured: Mapping[str, Measures]
         scores,
         {method: one["vetoes"] for method, one in found.items()},
         {method: one["source_accuracy"] for method, one in found.items()},
-        score_weights(shift["kind"], shift["prior"] is not None),
+        score_weights(
+            shift["kind"],
+            shift["prior"] is not None,
+            any(_raises_confidence(one) for one in found.values() if not one["vetoes"]),
+        ),
     ).to_json()
+
+
+def _raises_confidence(one: Measures) -> bool:
+    return bool(one.get("raises_confidence", False))  # earlier versions did not measure it
 
 
 def _vetoes(seeds: Sequence[int], cells: Sequence[Measures | None]) -> list[str]:

@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 
 from daptkit.assess import ScoreInputs, estimate_accuracy, score_inputs
-from daptkit.assess.scores import score_values, source_accuracy, veto
-from daptkit.assess.verdict import HURT
+from daptkit.assess.scores import source_accuracy, veto
+from daptkit.assess.verdict import CANNOT_KNOW, HURT, NO_EVIDENCE
 from daptkit.report.provenance import options_shown
 from daptkit.shift.arrays import FloatArray
 from daptkit.train.adaptation import Trained
 from daptkit.train.deliver import Delivered
 from daptkit.train.prepare import Prepared
+from daptkit.train.selection import trusted_prior
 from daptkit.train.verdict import N_BOOTSTRAP, diagnose_twin, linear_heads, model_sample
+
+_WITHHELD = {
+    HURT: "adapting was judged to hurt",
+    CANNOT_KNOW: "whether adapting helped cannot be known",
+    NO_EVIDENCE: "more changes than the source-only model has wrong, for want of evidence",
+}
 
 Ends = tuple[FloatArray, FloatArray, FloatArray]
 
@@ -59,12 +66,11 @@ def seed_shift(trained: Trained) -> SeedShift:
         trained: the run.
     """
     found = diagnose_twin(trained.prepared, trained.twin, trained.config.seed)
-    prior = found.target_prior
-    trusted = prior is not None and prior.trusted and np.isfinite(prior.low).all()
+    prior = trusted_prior(found)
     return SeedShift(
         kind=found.kind,
         reasons=tuple(found.reasons),
-        prior=(prior.estimate, prior.low, prior.high) if prior and trusted else None,
+        prior=None if prior is None else (prior.estimate, prior.low, prior.high),
     )
 
 
@@ -85,17 +91,18 @@ def measure_cell(trained: Trained, shift: SeedShift) -> dict[str, Any]:
     trained_here = trained.folder.checkpoints.is_dir()
     vetoes = veto(own, reference, low, high)
     judged = record["verdict"]
-    if judged is not None and judged["verdict"] == HURT:
+    if judged is not None and judged["deliver"] == "source-only":
         # What 'adapt' would not deliver is not recommended either.
-        vetoes = (*vetoes, "adapting was judged to hurt")
+        vetoes = (*vetoes, _WITHHELD[judged["verdict"]])
     return {
         "source_validation": figures["source_validation"][name],
         "estimates": _estimates(trained, shift),
-        "scores": _plain(score_values(own)),
+        "scores": _plain(trained.scores.values(own)),
         "source_accuracy": source_accuracy(own),
         "vetoes": list(vetoes),
         "collapse": figures["collapse"],
         "divergence": _plain(figures["divergence"][name]),
+        "raises_confidence": judged is not None and judged["raises_confidence"],
         "verdict": judged and {key: judged[key] for key in ("verdict", "reasons")},
         "train_seconds": record["timings"]["train_seconds"] if trained_here else None,
         "plugins": record["plugins"],
@@ -110,10 +117,21 @@ def _estimates(trained: Trained, shift: SeedShift) -> list[dict[str, Any]]:
     if trained.record["verdict"] is not None:
         made: list[dict[str, Any]] = trained.record["verdict"]["estimates"]["adapted"]
         return made
+    return estimates_of(trained, trained.twin, shift)
+
+
+def estimates_of(trained: Trained, model: Delivered, shift: SeedShift) -> list[dict[str, Any]]:
+    """Return the accuracy estimates of a model of a run.
+
+    Args:
+        trained: the run.
+        model: one of its models.
+        shift: of its seed.
+    """
     found = estimate_accuracy(
-        model_sample(trained.prepared, trained.twin),
+        model_sample(trained.prepared, model),
         kind=shift.kind,
-        target_heads=linear_heads(trained.prepared, trained.twin, trained.config.seed),
+        target_heads=linear_heads(trained.prepared, model, trained.config.seed),
         n_bootstrap=N_BOOTSTRAP,
         seed=trained.config.seed,
     )

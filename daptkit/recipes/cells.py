@@ -13,6 +13,7 @@ from daptkit.errors import DaptkitError, NonFiniteLossError, PluginError, UsageE
 from daptkit.host import method_options, parse_method
 from daptkit.run import RunFolder, writing
 from daptkit.train.adaptation import check_continued
+from daptkit.train.scoreset import load_score_set
 
 SOURCE_ONLY = "none"
 RUNS = "runs"
@@ -124,6 +125,7 @@ def plan_cells(
         "method_options": {},
     }
     base = resolve_config(common, file, method_options, "compare")
+    load_score_set(base.select, lambda _: None)
     every = (SOURCE_ONLY, *(name for name in named if name != SOURCE_ONLY))
     numbers = tuple(range(base.seed, base.seed + seeds))
 
@@ -136,6 +138,9 @@ def plan_cells(
             "out": str(Path(base.out) / RUNS / cell_name(method, seed)),
             "resume": True,
         }
+        if method == SOURCE_ONLY:
+            # The baseline is the model of the last epoch, and has nothing to be chosen from.
+            given["select"] = "last"
         config = resolve_config(given, file, method_options, "compare")
         return Cell(method=method, config=config)
 

@@ -12,6 +12,7 @@ from daptkit.errors import DaptkitError, DataError, PluginError, Terminated, Usa
 from daptkit.recipes.adapting import train_and_report
 from daptkit.recipes.cell_audit import audit_cells, check_target_labels
 from daptkit.recipes.cell_measures import SeedShift, measure_cell, seed_shift
+from daptkit.recipes.cell_scratch import measure_scratch
 from daptkit.recipes.cells import (
     FORMAT,
     RUNS,
@@ -197,6 +198,7 @@ def _run_cell(cell: Cell, twin: dict[str, Any] | None, reporter: Reporter) -> di
         "continued": continued,
         "shift": shift.to_json(),
         **measure_cell(trained, shift),
+        "from_scratch": measure_scratch(trained, shift),
     }
     write_json(cell.measures, found)
     return found

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from daptkit.assess.scores import SCORES
-from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
 from daptkit.recipes.cell_choice import combine
+from daptkit.recipes.cell_scratch import scratch_cells
 from daptkit.recipes.cells import FORMAT, Failure, Plan, cell_name
+from daptkit.recipes.evaluating import TRUE_SCORES
+from daptkit.train.scratch import SCRATCH
 
 DIVERGENCES = ("proxy_a_distance", "mmd2", "knn_domain_accuracy")
 _OF_THE_DATA = ("sha256", "classes", "source_train", "source_val", "target", "patients_known")
@@ -33,6 +35,7 @@ def comparison_data(
     failed = {one.cell: one for one in failures}
     places = [(method, seed) for method in plan.methods for seed in plan.seeds]
     cells = [_cell(method, seed, measured, failed) for method, seed in places]
+    baseline = scratch_cells(plan.seeds, measured)
     facts: Mapping[str, Any] = next(iter(measured.values()), {})
     return {
         "format": FORMAT,
@@ -51,7 +54,13 @@ def comparison_data(
         "choice": combine(plan, measured),
         "cells": cells,
         "summary": {m: _over_seeds([c["values"] for c in _of(cells, m)]) for m in plan.methods},
-        "audit": None if audit is None else _audit(plan, audit),
+        "from_scratch": {
+            "cells": baseline,
+            "summary": _over_seeds([cell["values"] for cell in baseline]),
+        }
+        if baseline
+        else None,
+        "audit": None if audit is None else _audit(plan, audit, bool(baseline)),
     }
 
 
@@ -63,7 +72,9 @@ def label_free_values(found: Mapping[str, Any]) -> dict[str, float | None]:
     }
     for estimate in found["estimates"]:
         values[f"estimate_{estimate['name']}"] = estimate["estimated_accuracy"]["value"]
-    values |= {f"score_{name}": found["scores"][name] for name in SCORES}
+    # Those of plugins, which not every run need have had, follow daptkit's own.
+    scores = dict.fromkeys(SCORES) | found["scores"]
+    values |= {f"score_{name}": value for name, value in scores.items()}
     values |= {name: found["divergence"][name] for name in DIVERGENCES}
     # What is left of a continued training is not what one takes.
     values["train_seconds"] = None if found["continued"] else found["train_seconds"]
@@ -115,7 +126,7 @@ def _over_seeds(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[st
     return found
 
 
-def _audit(plan: Plan, audit: Mapping[str, Any]) -> dict[str, Any]:
+def _audit(plan: Plan, audit: Mapping[str, Any], baseline: bool) -> dict[str, Any]:
     """Return the true scores by cell, and their means over the seeds."""
 
     def values(name: str) -> dict[str, float | None]:
@@ -132,7 +143,7 @@ def _audit(plan: Plan, audit: Mapping[str, Any]) -> dict[str, Any]:
         "cells": dict(audit),
         "summary": {
             m: _over_seeds([values(cell_name(m, seed)) for seed in plan.seeds])
-            for m in plan.methods
+            for m in (*plan.methods, *((SCRATCH,) if baseline else ()))
         },
     }
 

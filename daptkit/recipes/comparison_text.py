@@ -11,17 +11,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from daptkit.recipes.cell_audit import SCORES as TRUE_SCORES
+from daptkit.recipes.evaluating import TRUE_SCORES
 from daptkit.report.reading.comparing import (
     ESTIMATES,
-    SCORE_NAMES,
     assumption_lines,
+    cells,
     collapsed,
     method_name,
     recommendation,
+    score_columns,
     shift_line,
+    summary,
     verdicts,
 )
+from daptkit.report.reading.comparing import rows as rows_of
 from daptkit.report.reading.words import DASH
 
 WIDTH = 400
@@ -36,8 +39,8 @@ def csv_text(data: Data) -> str:
     ``x_high``, the 95% interval, in rows of runs. Columns that begin with ``true_`` are there where
     target labels were given.
     """
-    rows = [_run_row(data, cell) for cell in data["cells"]]
-    rows += [_method_row(data, method) for method in data["methods"]]
+    rows = [_run_row(data, cell) for cell in cells(data)]
+    rows += [_method_row(data, method) for method in rows_of(data)]
     out = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)
     true = [name for name in columns if name.startswith("true_")]
@@ -83,7 +86,7 @@ def _method_row(data: Data, method: str) -> dict[str, Any]:
         "vetoed": _yes(method in data["choice"]["vetoes"]),
         "collapsed": _yes(any(cell["collapse"]["collapsed"] for cell in done)),
     }
-    for name, found in data["summary"][method].items():
+    for name, found in summary(data, method).items():
         row[name], row[f"{name}_sd"] = found["mean"], found["sd"]
     if data["audit"] is not None:
         for name, found in data["audit"]["summary"][method].items():
@@ -127,10 +130,10 @@ def summary_text(data: Data, reasons: Mapping[str, str]) -> str:
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± sd of seeds {seeds[0]} to {seeds[-1]}"
     console.print(f"{len(data['methods'])} methods, {of}. No target label was read for:")
     for header, row in ((_MAIN, _main_row), (_estimates_header(data), _estimates_row)):
-        console.print(_table(header, [row(data, m) for m in data["methods"]]))
+        console.print(_table(header, [row(data, m) for m in rows_of(data)]))
     for line in assumption_lines(data):
         console.print(line, soft_wrap=True)
-    header = ["selection score", *SCORE_NAMES.values()]
+    header = ["selection score", *score_columns(data).values()]
     console.print(_table(header, [_scores_row(data, m) for m in data["methods"]]))
     console.print(shift_line(data), soft_wrap=True)
     for method, vetoes in data["choice"]["vetoes"].items():
@@ -141,7 +144,7 @@ def summary_text(data: Data, reasons: Mapping[str, str]) -> str:
         console.print(f"failed, {cell}: {reason}", soft_wrap=True)
     if data["audit"] is not None:
         console.print("\nTrue scores by --target-labels; nothing above has seen them:")
-        console.print(_table(_TRUE_HEADER, [_true_row(data, m) for m in data["methods"]]))
+        console.print(_table(_TRUE_HEADER, [_true_row(data, m) for m in rows_of(data)]))
         for line in _gains(data):
             console.print(line, soft_wrap=True)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip()
@@ -179,7 +182,7 @@ _MAIN = (
 
 
 def _main_row(data: Data, method: str) -> list[str]:
-    found, rank = data["summary"][method], data["choice"]["rank"].get(method)
+    found, rank = summary(data, method), data["choice"]["rank"].get(method)
     without = "vetoed" if method in data["choice"]["vetoes"] else "-"
     return [
         method_name(method),
@@ -202,7 +205,7 @@ def _estimates_row(data: Data, method: str) -> list[str]:
     cells = _of(data, method)
     row = [method_name(method)]
     for name in _estimates(data):
-        text = _mean(data["summary"][method].get(f"estimate_{name}"))
+        text = _mean(summary(data, method).get(f"estimate_{name}"))
         alone = [e for e in cells[0].get("estimates", ()) if e["name"] == name]
         if len(cells) == 1 and alone and alone[0]["estimated_accuracy"]["low"] is not None:
             ends = alone[0]["estimated_accuracy"]
@@ -213,7 +216,10 @@ def _estimates_row(data: Data, method: str) -> list[str]:
 
 def _scores_row(data: Data, method: str) -> list[str]:
     found = data["summary"][method]
-    return [method_name(method), *(_mean(found.get(f"score_{name}")) for name in SCORE_NAMES)]
+    return [
+        method_name(method),
+        *(_mean(found.get(f"score_{name}")) for name in score_columns(data)),
+    ]
 
 
 def _true_row(data: Data, method: str) -> list[str]:
@@ -225,7 +231,7 @@ def _true_row(data: Data, method: str) -> list[str]:
 def _gains(data: Data) -> list[str]:
     """Return the paired intervals of each run against the source-only model of its seed."""
     lines = []
-    for cell in data["cells"]:
+    for cell in cells(data):
         one = data["audit"]["cells"].get(cell["name"])
         gained = None if one is None else one["difference"]
         if gained:
@@ -245,7 +251,7 @@ def _estimates(data: Data) -> list[str]:
 
 
 def _of(data: Data, method: str) -> list[Data]:
-    return [cell for cell in data["cells"] if cell["method"] == method]
+    return [cell for cell in cells(data) if cell["method"] == method]
 
 
 def _mean(found: Mapping[str, Any] | None, digits: int = 3) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 import daptkit
-from daptkit.assess import bound_panel, estimate_accuracy, sample_of
+from daptkit.assess import bound_panel
 from daptkit.config import AdaptConfig, resolve_config
 from daptkit.data import read_audit_labels
 from daptkit.diagnoseconfig import FIXED, SHARED, DiagnoseOptions
 from daptkit.errors import UsageError, did_you_mean
-from daptkit.host import list_plugins
+from daptkit.host import PluginStatus, list_plugins
 from daptkit.plugin import build_options
+from daptkit.recipes.diagnosis_accuracy import accuracy
 from daptkit.recipes.diagnosis_facts import caveats, data_facts, run_facts, with_names
 from daptkit.recipes.diagnosis_inputs import (
     Sites,
@@ -27,14 +28,14 @@ from daptkit.recipes.diagnosis_inputs import (
     read_sites,
     site_statistics,
 )
+from daptkit.recipes.diagnosis_looks import looks, to_recommend
+from daptkit.recipes.diagnosis_run import check_run_options, read_run_sites
 from daptkit.report.diagnosis import summary_text, write_diagnosis
 from daptkit.report.diagnosis.words import FORMAT
 from daptkit.run import claim_folder
 from daptkit.shift import (
-    Calibration,
     Recommendation,
     ShiftDiagnosis,
-    choose_calibration,
     compare_appearance,
     concept_test,
     diagnose_shift,
@@ -69,21 +70,22 @@ def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResu
     """Say which shift there is between two sites and which installed method is for it.
 
     Features are those of a frozen backbone, logits those of linear heads on them, cross-fitted by
-    patient. No target label is read, but those of ``target_labels``, which are used for what is
-    under the key ``"target_labels"`` of the result and for nothing else.
+    patient; with ``run`` both are of a model of that finished run, on its images. No target label
+    is read, but those of ``target_labels``, which are used for what is under the key
+    ``"target_labels"`` of the result and for nothing else.
 
     Args:
         reporter: where progress goes; nowhere by default.
         **values: ``source``, ``target`` and the further fields of
             :data:`daptkit.diagnoseconfig.SHARED`, as :func:`daptkit.adapt` takes them, and those of
-            :class:`daptkit.diagnoseconfig.DiagnoseOptions`: ``target_labels``, ``alpha``,
-            ``permutations``, ``out``.
+            :class:`daptkit.diagnoseconfig.DiagnoseOptions`: ``run``, ``run_model``,
+            ``target_labels``, ``alpha``, ``permutations``, ``out``.
 
     Returns:
         The kind of shift, the recommendation, a summary, and every figure behind them.
 
     Raises:
-        UsageError: options that cannot work. DataError: data that cannot be used.
+        UsageError: options that cannot work. DataError: data or a run that cannot be used.
         DaptkitError: the page cannot be written.
 
     >>> daptkit.diagnose(source="site_a", target="site_b").kind  # doctest: +SKIP
@@ -91,22 +93,33 @@ def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResu
     """
     began = time.monotonic()
     report = reporter or SilentReporter()
-    config, own = resolve(values)
+    shared, own = split_options(values)
+    if own.run is None:
+        config = resolve(shared)
+    else:
+        check_run_options(shared, own)
     if own.out is not None:
         claim_folder(Path(own.out))
-    sites = read_sites(config, report)
+    if own.run is None:
+        sites = read_sites(config, report)
+    else:
+        sites = read_run_sites(shared, own, report)
     audited = _audited(own, sites)
     report.line(f"three tests, {own.permutations} permutations of patients each")
     diagnosis = _diagnosis(sites, own)
     report.line("stages of the backbone, estimates of accuracy, installed methods")
+    methods = _methods()
+    seen = looks(sites, diagnosis, methods)
+    fitting = to_recommend(methods, seen["properties"])
     data = {
         "format": FORMAT,
         "daptkit": daptkit.__version__,
         "kind": diagnosis.kind,
+        **seen,
         "diagnosis": with_names(diagnosis, sites),
-        "recommendation": _recommendation(diagnosis).to_json(),
+        "recommendation": _recommendation(diagnosis, fitting).to_json(),
         "stages": measure_stages(sites),
-        **_accuracy(sites, diagnosis),
+        **accuracy(sites, diagnosis),
         "caveats": [*caveats(sites), *diagnosis.caveats],
         "data": data_facts(sites),
         "run": run_facts(sites, own),
@@ -123,30 +136,40 @@ def diagnose(*, reporter: Reporter | None = None, **values: Any) -> DiagnoseResu
     )
 
 
-def resolve(values: Mapping[str, Any]) -> tuple[AdaptConfig, DiagnoseOptions]:
-    """Return the configuration behind the options of a diagnosis, checked.
+def split_options(values: Mapping[str, Any]) -> tuple[dict[str, Any], DiagnoseOptions]:
+    """Return the options of ``adapt`` that were given, and those of a diagnosis alone, checked.
 
     Raises:
-        UsageError: an unknown name, a value of a wrong type or out of bounds, or no source or
-            target.
+        UsageError: an unknown name, or a value of a wrong type or out of bounds.
     """
     own_names = list(DiagnoseOptions.__dataclass_fields__)
     for name in values:
         if name not in SHARED and name not in own_names:
             hint = did_you_mean(name, [*SHARED, *own_names])
             raise UsageError(f"diagnose has no option {name!r}.{hint}")
+    own = build_options(DiagnoseOptions, {n: v for n, v in values.items() if n in own_names})
+    if own.run is None and "run_model" in values:
+        raise UsageError("--run-model chooses between the models of a --run; give that too.")
+    return {name: value for name, value in values.items() if name in SHARED}, own
+
+
+def resolve(shared: Mapping[str, Any]) -> AdaptConfig:
+    """Return the configuration behind the options on data and model, checked.
+
+    Raises:
+        UsageError: a value of a wrong type or out of bounds, or no source or target.
+    """
     for name in ("source", "target"):
-        if not values.get(name):
+        if not shared.get(name):
             raise UsageError(
-                f"--{name} is missing; 'daptkit diagnose --help' shows how to give it."
+                f"--{name} is missing; 'daptkit diagnose --help' shows how to give it. A finished"
+                " run is diagnosed by --run."
             )
-    shared = {name: value for name, value in values.items() if name in SHARED}
-    if isinstance(shared["source"], (str, Path)):
-        shared["source"] = (str(shared["source"]),)
+    given = dict(shared)
+    if isinstance(given["source"], (str, Path)):
+        given["source"] = (str(given["source"]),)
     # A diagnosis without --out writes nothing; the configuration of a run needs a name.
-    config = resolve_config({**shared, **FIXED, "out": "-"}, None, lambda _: {})
-    own = {name: value for name, value in values.items() if name in own_names}
-    return config, build_options(DiagnoseOptions, own)
+    return resolve_config({**given, **FIXED, "out": "-"}, None, lambda _: {})
 
 
 def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
@@ -170,48 +193,19 @@ def _diagnosis(sites: Sites, own: DiagnoseOptions) -> ShiftDiagnosis:
     return replace(diagnosis, appearance=appearance)
 
 
-def _recommendation(diagnosis: ShiftDiagnosis) -> Recommendation:
-    """Choose among the methods that are installed and not broken, by what they say they address."""
-    methods = [p for p in list_plugins() if p.kind == "method" and p.status == "ok"]
+def _methods() -> list[PluginStatus]:
+    """Return the methods that are installed and not broken."""
+    return [p for p in list_plugins() if p.kind == "method" and p.status == "ok"]
+
+
+def _recommendation(diagnosis: ShiftDiagnosis, methods: Sequence[PluginStatus]) -> Recommendation:
+    """Choose among the methods by what they say they address."""
     return recommend_methods(
         diagnosis,
         {p.name: frozenset(p.addresses) for p in methods},
         {p.name: frozenset(p.roles) for p in methods},
+        risks={p.name: frozenset(p.risks) for p in methods},
     )
-
-
-def _calibration(sites: Sites) -> Calibration:
-    source = sites.source
-    return choose_calibration(
-        source.logits, sites.labels, groups=source.groups, seed=sites.config.seed
-    ).calibration
-
-
-def _accuracy(sites: Sites, diagnosis: ShiftDiagnosis) -> dict[str, Any]:
-    """Return what the heads' accuracy on the target may be, and the terms of the bound on it."""
-    source, target, seed = sites.source, sites.target, sites.config.seed
-    calibration = _calibration(sites)
-    g_s, g_t = source.tested_groups, target.tested_groups
-    z_s, z_t = source.of_tested(source.logits), target.of_tested(target.logits)
-    y = source.of_tested(sites.labels)
-    posterior_t = np.exp(calibration.log_posterior(z_t))
-    posterior_s = np.exp(calibration.log_posterior(z_s))
-    sample = sample_of(posterior_s, y, posterior_t, source_groups=g_s, target_groups=g_t)
-    estimates = estimate_accuracy(sample, kind=diagnosis.kind, seed=seed)
-    bound = bound_panel(
-        source.of_tested(source.features),
-        y,
-        z_s.argmax(axis=1),
-        target.of_tested(target.features),
-        source_groups=g_s,
-        target_groups=g_t,
-        seed=seed,
-    )
-    return {
-        "accuracy_estimates": [estimate.to_json() for estimate in estimates],
-        "bound": bound.to_json(),
-        "predicted": dict(zip(sites.classes, posterior_t.mean(axis=0).tolist(), strict=True)),
-    }
 
 
 def _audited(own: DiagnoseOptions, sites: Sites) -> tuple[Rows, Rows] | None:
@@ -243,7 +237,7 @@ def _audit(sites: Sites, diagnosis: ShiftDiagnosis, places: Rows, labels: Rows) 
     bound = bound_panel(
         source.of_tested(source.features),
         source.of_tested(sites.labels),
-        source.of_tested(source.logits).argmax(axis=1),
+        source.of_tested(sites.predicted),
         target.of_tested(target.features),
         labelled_features=target.features[places],
         labelled_classes=labels,

@@ -24,6 +24,11 @@ def caveats(sites: Sites) -> list[str]:
             "The backbone has random weights: it sees edges and textures, and may overlook what"
             " matters to a trained one. Give --pretrained-path, --pretrained or --init-from."
         )
+    if sites.by == "adapted":
+        said.append(
+            "The adapted model was trained to make the sites look alike: the tests say what it has"
+            " left of the shift, not what there was. --run-model source-only asks for that."
+        )
     if sites.config.init_from:
         said.append(
             "If the model of --init-from was trained on these source images, they look different to"
@@ -39,17 +44,20 @@ def caveats(sites: Sites) -> list[str]:
     accuracy = source_accuracy(sites)
     chance = float(np.bincount(sites.labels).max() / len(sites.labels))
     if accuracy <= chance + 0.02:
+        who, other = ("heads are", "backbone")
+        if sites.by != "heads":
+            who, other = (f"{sites.by} model is", "run")
         said.append(
-            f"The heads are right on {100 * accuracy:.0f}% of held-out source images, no more than"
-            f" naming the commonest class ({100 * chance:.0f}%): what they say of classes is"
-            " worth nothing. Try another backbone."
+            f"The {who} right on {100 * accuracy:.0f}% of held-out source images, no more than"
+            f" naming the commonest class ({100 * chance:.0f}%): what is said of classes is"
+            f" worth nothing. Try another {other}."
         )
     return said
 
 
 def source_accuracy(sites: Sites) -> float:
-    """Return how many held-out source images the heads are right on, in [0, 1]."""
-    return float((sites.source.logits.argmax(axis=1) == sites.labels).mean())
+    """Return how many held-out source images heads or model are right on, in [0, 1]."""
+    return float((sites.predicted == sites.labels).mean())
 
 
 def with_names(diagnosis: ShiftDiagnosis, sites: Sites) -> dict[str, Any]:
@@ -91,6 +99,8 @@ def run_facts(sites: Sites, own: DiagnoseOptions) -> dict[str, Any]:
         "img_size": sites.prepared.model_config.img_size,
         "weights": None if weights is None else weights.sha256,
         "trained": sites.trained,
+        "by": sites.by,
+        "method": sites.config.method,
         "source_accuracy": source_accuracy(sites),
         "seed": sites.config.seed,
         "device": str(sites.device),

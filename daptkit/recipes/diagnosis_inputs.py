@@ -13,6 +13,7 @@ from daptkit.config import AdaptConfig
 from daptkit.data import ImageTable, to_float
 from daptkit.data.image import COVARIATES
 from daptkit.errors import DataError
+from daptkit.model import AdaptNet
 from daptkit.report.embedding import sample_rows
 from daptkit.report.stages import (
     MAX_PER_DOMAIN,
@@ -20,9 +21,10 @@ from daptkit.report.stages import (
     backbone_summaries,
     stage_distances,
 )
+from daptkit.shift import PredictionRule
 from daptkit.shift.heads import unseen_logits
 from daptkit.shift.imagestats import image_statistics
-from daptkit.shift.movedprior import some_patients
+from daptkit.shift.movedprior import drawn_patients
 from daptkit.train.device import resolve_device
 from daptkit.train.domains import Domain, Rows
 from daptkit.train.prepare import Prepared, prepare
@@ -84,23 +86,29 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """Both sites, seen by one frozen backbone.
+    """Both sites, seen by one frozen backbone, or by a model of a run.
 
     Args:
-        source: held-out images; every one is, since heads are cross-fitted.
+        source: held-out images; every one is, where heads are cross-fitted.
         target: images of the split that is diagnosed.
         labels: (N,) classes of the source's images.
-        prepared: data and network they are of.
+        prepared: data they are of.
+        net: the network that features are of.
         device: where the network runs.
         config: options.
+        by: whose logits they are: ``"heads"``, or a run's ``"source-only"`` or ``"adapted"`` model.
+        rule: of the run's model; heads are calibrated anew.
     """
 
     source: Site
     target: Site
     labels: Rows
     prepared: Prepared
+    net: AdaptNet
     device: torch.device
     config: AdaptConfig
+    by: str = "heads"
+    rule: PredictionRule | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,10 +116,18 @@ class Sites:
         return self.prepared.classes
 
     @property
+    def predicted(self) -> Rows:
+        """Class that each of the source's images is called, (N,)."""
+        logits = self.source.logits
+        if self.rule is not None:
+            return np.asarray(self.rule.predict(logits, "source"), dtype=np.int64)
+        return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+
+    @property
     def trained(self) -> bool:
-        """Whether the backbone's weights were loaded."""
+        """Whether the backbone's weights were loaded or trained."""
         c = self.config
-        return bool(c.pretrained or c.pretrained_path or c.init_from)
+        return self.by != "heads" or bool(c.pretrained or c.pretrained_path or c.init_from)
 
 
 def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
@@ -128,9 +144,15 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
     """
     device = resolve_device(config.device)
     prepared = prepare(config, device, reporter, ())
+    net = prepared.network.make(device)
+    for one in prepared.network.alignments:
+        reporter.line(
+            f"the model's method '{one.method}' aligned its target; here images are diagnosed as"
+            " they are"
+        )
     data, hits = with_trunk(
         prepared.data,
-        prepared.network.make(device),
+        net,
         prepared.conversion,
         prepared.fingerprints,
         device,
@@ -140,7 +162,7 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
     prepared = replace(prepared, data=data, cache_hits=hits)
     assert data.source.labels is not None
     rows_s = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows_s = rows_s[_drawn(data.source.groups[rows_s], MAX_IMAGES, config.seed)]
+    rows_s = rows_s[drawn_patients(data.source.groups[rows_s], MAX_IMAGES, config.seed)]
     rows_t = data.target_rows
     x, t = _features(data.source, rows_s), _features(data.target, rows_t)
     labels = data.source.labels[rows_s]
@@ -168,10 +190,11 @@ def read_sites(config: AdaptConfig, reporter: Reporter) -> Sites:
             rows=rows_t,
             features=t,
             logits=z_t,
-            tested=_drawn(groups_t, MAX_IMAGES, config.seed),
+            tested=drawn_patients(groups_t, MAX_IMAGES, config.seed),
         ),
         labels=labels,
         prepared=prepared,
+        net=net,
         device=device,
         config=config,
     )
@@ -184,7 +207,7 @@ def site_statistics(site: Site, seed: int) -> tuple[Rows, dict[str, npt.NDArray[
     model, field strength.
     """
     rows = site.rows[site.tested]
-    rows = rows[_drawn(site.domain.groups[rows], MAX_STATISTICS, seed)]
+    rows = rows[drawn_patients(site.domain.groups[rows], MAX_STATISTICS, seed)]
     parts = [
         image_statistics(to_float(site.domain.images.batch(chunk)).numpy())
         for chunk in np.array_split(rows, -(-len(rows) // 128))
@@ -203,8 +226,10 @@ def drop_colours(source: dict[str, Any], target: dict[str, Any]) -> None:
     """Leave out what is said of colours where no image of either site has any."""
     if not any(np.any(found.get("saturation", 0.0)) for found in (source, target)):
         for found in (source, target):
-            for name in ("red_mean", "green_mean", "blue_mean", "saturation"):
-                found.pop(name, None)
+            for name in [
+                n for n in found if n.startswith(("saturation", "red_", "green_", "blue_"))
+            ]:
+                del found[name]
 
 
 def measure_stages(sites: Sites) -> dict[str, Any]:
@@ -217,7 +242,7 @@ def measure_stages(sites: Sites) -> dict[str, Any]:
     both = {"source": sites.source, "target": sites.target}
     places = {n: sample_rows(s.tested, MAX_PER_DOMAIN, seed) for n, s in both.items()}
     rows = {n: s.rows[places[n]] for n, s in both.items()}
-    net = sites.prepared.network.make(sites.device)
+    net = sites.net
     stages = backbone_stages(net)
     summaries: dict[str, dict[str, Floats]] = {}
     if stages:
@@ -248,12 +273,6 @@ def _features(domain: Domain, rows: Rows) -> Floats:
             " damaged. Try another --model or --pretrained-path."
         )
     return found
-
-
-def _drawn(groups: Rows, limit: int, seed: int) -> Rows:
-    """Return positions of the images of randomly drawn patients, at most ``limit``."""
-    numbered = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    return some_patients(numbered, limit, np.random.default_rng([seed, 2]))
 
 
 def _finite(value: float | None) -> float | None:

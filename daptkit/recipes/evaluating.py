@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daptkit.assess import audit_difference
 from daptkit.assess.metrics import score
 from daptkit.data import (
     choose_split,
@@ -16,8 +17,10 @@ from daptkit.data import (
     warn_default_split,
     warn_unknown_patients,
 )
+from daptkit.errors import DataError
 from daptkit.recipes.aggregation import find_units, unit_labels, unit_probabilities
 from daptkit.recipes.inference import load_run, read_images, run_model
+from daptkit.run import RunFolder
 from daptkit.train.progress import Reporter, SilentReporter
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +48,7 @@ def evaluate(
         run: run folder, or a model folder.
         data: PATH of labelled images.
         split: split to score; ``test`` where it exists, else everything; ``"all"`` for everything.
-        domain: ``"target"`` or ``"source"``: selects the prior.
+        domain: ``"target"`` or ``"source"``: selects the prior, and what methods make of images.
         aggregate: ``"patient"`` or ``"study"``: score the mean probabilities of each, not images.
         n_bootstrap: resamples behind each interval.
         seed: seed of the resampling.
@@ -57,24 +60,39 @@ def evaluate(
 
     Returns:
         ``{"n": ..., "accuracy": {"value": ..., "low": ..., "high": ...}, ...}``; see
-        :func:`daptkit.assess.metrics.score`.
+        :func:`daptkit.assess.metrics.score`. Of a run with ``--from-scratch`` also
+        ``"from_scratch"``: accuracy, balanced accuracy and AUROC of the network from random
+        weights, and under ``"difference"`` what the run's model has gained over it, paired.
 
     Raises:
         DataError: labels or images that cannot be used, or a patient or study of several classes.
     """
-    found = predict_labelled(
-        run,
-        data,
-        split=split,
-        domain=domain,
-        aggregate=aggregate,
-        device=device,
-        workers=workers,
-        skip_unreadable=skip_unreadable,
-        cache=cache,
-        reporter=reporter or SilentReporter(),
-    )
-    return {"unit": aggregate or "image", **found.scores(n_bootstrap, seed)}
+    given: dict[str, Any] = {
+        "split": split,
+        "domain": domain,
+        "aggregate": aggregate,
+        "device": device,
+        "workers": workers,
+        "skip_unreadable": skip_unreadable,
+        "cache": cache,
+    }
+    found = predict_labelled(run, data, **given, reporter=reporter or SilentReporter())
+    scores = {"unit": aggregate or "image", **found.scores(n_bootstrap, seed)}
+    scratch = RunFolder(run).scratch
+    if scratch.model.is_dir():
+        # What is to be told of the images has been told.
+        before = predict_labelled(scratch.root, data, **given, reporter=SilentReporter())
+        own = before.scores(n_bootstrap, seed)
+        gained = found.gained_over(before, n_bootstrap, seed)
+        scores["from_scratch"] = {
+            **{name: own[name] for name in TRUE_SCORES},
+            "difference": {name: gained[name] for name in ("accuracy", "balanced_accuracy")},
+        }
+    return scores
+
+
+TRUE_SCORES = ("accuracy", "balanced_accuracy", "auroc")
+"""Those that stand for a model beside another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +136,26 @@ class Labelled:
             scores["interval"] = self.aggregate
         return scores
 
+    def gained_over(self, before: Labelled, n_bootstrap: int, seed: int) -> dict[str, Any]:
+        """Return what is gained over another model; see :func:`daptkit.assess.audit_difference`.
+
+        Raises:
+            DataError: the other one has seen other images.
+        """
+        if not np.array_equal(before.labels, self.labels):
+            raise DataError("the labelled images changed while they were scored.")
+        return audit_difference(
+            self.labels,
+            before.predicted,
+            self.predicted,
+            balanced_before=before.balanced,
+            balanced_after=self.balanced,
+            groups=self.groups,
+            patients_known=self.patients_known,
+            n_bootstrap=n_bootstrap,
+            seed=seed,
+        )
+
 
 def predict_labelled(
     run: str | Path,
@@ -150,6 +188,7 @@ def predict_labelled(
         loaded,
         table,
         readers,
+        domain=domain,
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,

@@ -22,10 +22,13 @@ from daptkit.host.discovery import discover
 from daptkit.model import LoadedModel, load_model_folder
 from daptkit.run import RunFolder
 from daptkit.shift import PredictionRule
+from daptkit.train.aligning import sights_of
+from daptkit.train.alignments import load_alignments
 from daptkit.train.device import full_precision, resolve_device
 from daptkit.train.domains import Domain
 from daptkit.train.guard import memory_guard
 from daptkit.train.inference import all_rows, as_numpy, forward_rows
+from daptkit.train.inputs import align
 from daptkit.train.plugins import plugin_backbones, plugin_readers
 from daptkit.train.progress import Reporter
 from daptkit.train.tables import decode_cache
@@ -107,6 +110,7 @@ def run_model(
     table: ImageTable,
     readers: Readers,
     *,
+    domain: str,
     device: str,
     workers: int | None,
     skip_unreadable: int,
@@ -119,18 +123,23 @@ def run_model(
         loaded: the model, and how its images were converted.
         table: which images.
         readers: further formats.
+        domain: ``"target"`` or ``"source"``: what the model's methods make of the images.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: threads that decode images.
         skip_unreadable: tolerate and list up to this many unreadable images.
         cache: folder of decoded images, ``"off"``, or ``None`` for the user's cache.
-        reporter: told of each image that is left out.
+        reporter: told of each image that is left out, and of methods of another major version than
+            the model's.
 
     Returns:
         The table of the readable images and their logits, (N, K).
 
     Raises:
-        DataError: too many unreadable images.
+        DataError: too many unreadable images, or a method of the model does not fit the installed
+            version.
+        PluginError: a method of the model is not installed, or broken.
     """
+    alignments = load_alignments(loaded.alignments, reporter.line)
     with memory_guard(_ADVICE), _as_trained():
         images = ImageSet(
             table,
@@ -144,6 +153,9 @@ def run_model(
             reporter.line(f"skipped {name}: {reason}")
         precision = full_precision(resolve_device(device))
         net = loaded.net.to(precision.device)
-        domain = Domain(images=images, groups=images.table.groups())
-        logits, _ = forward_rows(net, domain, all_rows(domain), precision=precision)
+        seen = Domain(images=images, groups=images.table.groups())
+        if alignments.changes_images:
+            seen = align(seen, alignments, domain, precision.device)
+        sight = sights_of(alignments.to(precision.device))(domain)
+        logits, _ = forward_rows(net, seen, all_rows(seen), precision=precision, sight=sight)
     return images.table, as_numpy(logits)

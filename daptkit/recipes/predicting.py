@@ -51,6 +51,7 @@ def predict(
         loaded,
         table,
         readers,
+        domain=domain,
         device=device,
         workers=workers,
         skip_unreadable=skip_unreadable,

@@ -26,5 +26,5 @@ def comparison_page(data: Mapping[str, Any]) -> str:
         gains=gains_plot(data) if gained else None,
         read=comparing,
         columns=comparing.estimate_columns(data),
-        score_names=comparing.SCORE_NAMES,
+        score_names=comparing.score_columns(data),
     )

@@ -20,6 +20,7 @@ from daptkit.report.embedding import (
     sample_rows,
 )
 from daptkit.report.finished import FORMAT
+from daptkit.report.levels import image_levels
 from daptkit.report.provenance import data_facts, run_facts, sites_of
 from daptkit.report.series import training_series
 from daptkit.report.stages import stage_divergences
@@ -61,6 +62,7 @@ def measure_run(
         "data": data_facts(trained),
         "divergence": figures["divergence"],
         "stages": stage_divergences(trained),
+        "images": image_levels(trained),
         "prior": figures["prior"],
         "predicted": {name: _predicted(trained, model) for name, model in models.items()},
         "collapse": figures["collapse"],
@@ -70,9 +72,13 @@ def measure_run(
         "source_validation": {name: _validation(trained, m) for name, m in models.items()},
         "verdict": trained.record.get("verdict"),
         "forgotten": figures.get("forgotten"),
+        "selection": figures.get("selection"),
         "from_scratch": None if trained.scratch is None else _validation(trained, trained.scratch),
         "source_validation_by_site": _by_site(trained, models),
-        "calibration": {name: _calibration(model) for name, model in models.items()},
+        "calibration": {
+            name: _calibration(model) | {"choice": figures.get("calibration", {}).get(name)}
+            for name, model in models.items()
+        },
         "true_scores": None if true_scores is None else dict(true_scores),
     }
     projection = pending.result()

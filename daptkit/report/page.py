@@ -16,13 +16,14 @@ from daptkit.report.finished import FORMAT
 from daptkit.report.reading import (
     domains,
     frequencies,
+    levels,
     methods,
     short,
     source,
     verdict,
     words,
 )
-from daptkit.report.reading.training import panels, unfreezing
+from daptkit.report.reading.training import panels, selected, unfreezing
 from daptkit.run import RunFolder, atomic_write, writing
 
 _PARTS = {
@@ -148,6 +149,7 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "title": short.title(report),
         "short": short.in_short(report),
         **_verdict(report),
+        "images": _images(report),
         "measures": domains.measures(report),
         "agreement": domains.agreement(report),
         "basis": domains.basis(report),
@@ -157,12 +159,24 @@ def _readings(report: words.Report) -> dict[str, Any]:
         "predictions": frequencies.predictions(report),
         "method_reports": methods.method_reports(report),
         "unfreezing": unfreezing(report),
+        "selected": selected(report),
         "task_kept": source.task_kept(report),
         "forgotten": source.forgotten(report),
         "from_scratch": source.from_scratch(report),
         "sampling": source.sampling(report),
         "calibration": {m: source.calibration(report, m) for m in report["calibration"]},
+        "calibration_choice": [source.calibration_choice(report, m) for m in report["calibration"]],
         "calibration_basis": source.calibration_basis(report),
+    }
+
+
+def _images(report: words.Report) -> dict[str, Any] | None:
+    if not report.get("images"):
+        return None
+    return {
+        "did": levels.what_it_did(report),
+        "views": levels.view_names(report),
+        "channels": levels.channels(report),
     }
 
 
@@ -174,6 +188,7 @@ def _verdict(report: words.Report) -> dict[str, Any]:
         "reasons": verdict.reasons(report),
         "shift": verdict.shift(report),
         "estimates": verdict.estimates(report),
+        "estimated": verdict.estimated_models(report),
     }
 
 
@@ -200,6 +215,7 @@ def environment() -> jinja2.Environment:
     environment.filters["data_uri"] = _data_uri
     environment.filters["interval_sentence"] = source.interval_sentence
     environment.globals["LONG"] = words.LONG
+    environment.globals["RELIABILITY"] = words.RELIABILITY
     return environment
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ from daptkit.config import AdaptConfig
 from daptkit.host import load_methods, parse_method
 from daptkit.train.adaptation import Trained
 from daptkit.train.domains import Domain, Rows
+from daptkit.train.hiding import without_path
 
 _LEFT_OUT = frozenset(
     {"source", "target", "out", "pretrained_path", "init_from", "cache", "resume", "method_options"}
 )
-_NAMES_A_FILE = re.compile("path|file|folder|dir(ectory)?$|checkpoint|url", re.IGNORECASE)
-_HIDDEN = "(a path)"
 
 
 def run_facts(trained: Trained) -> dict[str, Any]:
@@ -47,29 +45,17 @@ def options_shown(config: AdaptConfig) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(config) if f.name not in _LEFT_OUT]
     shown = {name: getattr(config, name) for name in names}
     # Values of a model's, a reader's or a method's own options may be files.
-    shown["model"] = _without_path("", config.model)
+    shown["model"] = without_path("", config.model)
     for name in ("model_kwargs", "reader_options"):
         shown[name] = [_pair_without_path(text) for text in getattr(config, name)]
     for method, options in config.method_options.items():
-        shown |= {f"{method}.{name}": _without_path(name, v) for name, v in options.items()}
+        shown |= {f"{method}.{name}": without_path(name, v) for name, v in options.items()}
     return shown
-
-
-def _without_path(name: str, value: Any) -> Any:
-    """Hide what is, or by its name may be, a file or a folder."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _without_path(str(key), item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_path(name, item) for item in value]
-    is_plain = isinstance(value, str) and not {"/", "\\"} & set(value)
-    return value if is_plain and not _NAMES_A_FILE.search(name) else _HIDDEN
 
 
 def _pair_without_path(text: str) -> str:
     key, equals, value = text.partition("=")
-    return f"{key}={_without_path(key, value)}" if equals else str(_without_path("", text))
+    return f"{key}={without_path(key, value)}" if equals else str(without_path("", text))
 
 
 def data_facts(trained: Trained) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from daptkit.model import default_cache_dir
 from daptkit.model.cache import feature_key
 from daptkit.run import write_json
 from daptkit.train.adaptation import Trained
+from daptkit.train.deliver import Delivered
 from daptkit.train.domains import Rows
+from daptkit.train.trunk import alignment_key
 
 FORMAT = 1
 """Raised when the meaning of an entry changes, so that older entries are not read."""
@@ -27,6 +29,7 @@ Distances = list[tuple[float | None, float | None]]
 
 def kept_distances(
     trained: Trained,
+    model: Delivered,
     taps: Sequence[str],
     rows: Mapping[str, Rows],
     compute: Callable[[], Distances],
@@ -38,11 +41,12 @@ def kept_distances(
 
     Args:
         trained: the run.
+        model: one of its models, and with it the images that it sees.
         taps: layers of the backbone.
         rows: images measured, by domain.
         compute: measures the distances.
     """
-    path = default_cache_dir() / "stages" / f"{_key(trained, taps, rows)}.json"
+    path = default_cache_dir() / "stages" / f"{_key(trained, model, taps, rows)}.json"
     stored = _read(path, len(taps))
     if stored is not None:
         return stored
@@ -70,14 +74,20 @@ def _number(value: Any) -> float | None:
     return number
 
 
-def _key(trained: Trained, taps: Sequence[str], rows: Mapping[str, Rows]) -> str:
+def _key(trained: Trained, model: Delivered, taps: Sequence[str], rows: Mapping[str, Rows]) -> str:
     """Return the hash of everything that the distances depend on."""
-    prepared, net = trained.prepared, trained.twin.net
-    data = {"data": prepared.fingerprints, "conversion": prepared.conversion.to_json()}
+    prepared, net, passes = trained.prepared, trained.twin.net, model.fit.passes
+    data: dict[str, Any] = {
+        "data": prepared.fingerprints,
+        "conversion": prepared.conversion.to_json(),
+    }
+    changed = {name: alignment_key(getattr(passes.data, name)) for name in ("source", "target")}
+    if any(changed.values()):
+        data["alignment"] = changed
     identity = {
         "format": FORMAT,
         "daptkit": daptkit.__version__,
-        "features": feature_key(net, data, trained.twin.fit.passes.precision.device),
+        "features": feature_key(net, data, passes.precision.device),
         "taps": list(taps),
         "rows": {d: hashlib.sha256(chosen.tobytes()).hexdigest() for d, chosen in rows.items()},
         "seed": trained.config.seed,

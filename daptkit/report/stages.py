@@ -23,6 +23,7 @@ from daptkit.train.deliver import Delivered
 from daptkit.train.device import full_precision
 from daptkit.train.domains import Domain, Rows
 from daptkit.train.inference import as_numpy, forward_rows
+from daptkit.train.sight import Sight, Sights, plain_sight
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,7 +102,18 @@ def stage_divergences(trained: Trained) -> dict[str, Any]:
 def _note(trained: Trained) -> str | None:
     if trained.config.finetune != "frozen" or trained.adapted is None:
         return None
+    if sees_changed(trained, trained.adapted):
+        return (
+            "The backbone is frozen: its stages differ between the models only because a method"
+            " changes the images of the adapted one."
+        )
     return "The backbone is frozen, so its stages are the same in both models."
+
+
+def sees_changed(trained: Trained, model: Delivered) -> bool:
+    """Whether a method changes the images that a model sees."""
+    own, raw = model.fit.passes.data, trained.twin.fit.passes.data
+    return own.source.images is not raw.source.images or own.target.images is not raw.target.images
 
 
 def _listed(backbone: nn.Module) -> list[Stage]:
@@ -165,23 +177,27 @@ def _by_model(
     trained: Trained,
 ) -> dict[str, Distances]:
     """Return the distances at every stage, in order, of each model."""
-    data = trained.prepared.data
-    images = {
-        "source": replace(data.source, trunk=None),
-        "target": replace(data.target, trunk=None),
-    }
     inside = [stage for stage in stages if stage.tap.startswith(_PREFIX)]
 
     device = trained.twin.fit.passes.precision.device
 
     def of_backbone(model: Delivered) -> Distances:
-        found = backbone_summaries(model.net, inside, images, rows, device)
+        data = model.fit.passes.data
+        images = {
+            "source": replace(data.source, trunk=None),
+            "target": replace(data.target, trunk=None),
+        }
+        sights = model.fit.passes.sight
+        found = backbone_summaries(model.net, inside, images, rows, device, sights)
         return _distances(found, rows, trained)
 
-    if data.from_trunk:
+    def kept(model: Delivered) -> Distances:
         taps = [stage.tap for stage in inside]
-        shared = kept_distances(trained, taps, rows, lambda: of_backbone(trained.twin))
-        found = dict.fromkeys(models, shared)
+        return kept_distances(trained, model, taps, rows, lambda: of_backbone(model))
+
+    if trained.prepared.data.from_trunk:
+        shared = kept(trained.twin)
+        found = {n: kept(m) if sees_changed(trained, m) else shared for n, m in models.items()}
     else:
         found = {name: of_backbone(model) for name, model in models.items()}
     return {
@@ -212,6 +228,7 @@ def backbone_summaries(
     domains: Mapping[str, Domain],
     rows: Mapping[str, Rows],
     device: torch.device,
+    sights: Sights = plain_sight,
 ) -> Summaries:
     """Return channel statistics of images of both domains at stages of the backbone.
 
@@ -221,13 +238,22 @@ def backbone_summaries(
         domains: images, without cached trunk features, by domain.
         rows: rows of each domain.
         device: where the network runs.
+        sights: how the network sees each domain.
     """
-    found = {name: _of_rows(net, stages, domains[name], rows[name], device) for name in domains}
+    found = {
+        name: _of_rows(net, stages, domains[name], rows[name], device, sights(name))
+        for name in domains
+    }
     return {stage.tap: {name: found[name][stage.tap] for name in domains} for stage in stages}
 
 
 def _of_rows(
-    net: AdaptNet, stages: Sequence[Stage], domain: Domain, rows: Rows, device: torch.device
+    net: AdaptNet,
+    stages: Sequence[Stage],
+    domain: Domain,
+    rows: Rows,
+    device: torch.device,
+    sight: Sight,
 ) -> dict[str, Floats]:
     precision = full_precision(device)
     layers = tuple(stage.tap for stage in stages)
@@ -235,7 +261,7 @@ def _of_rows(
     step = min(_CHUNK, domain.chunk, max(1, _CHUNK_VALUES // sum(net.dims(layers).values())))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
-        _, taps = forward_rows(net, domain, chunk, layers=layers, precision=precision)
+        _, taps = forward_rows(net, domain, chunk, layers=layers, precision=precision, sight=sight)
         for stage in stages:
             parts[stage.tap].append(channel_statistics(taps[stage.tap], stage.channels))
     return {layer: as_numpy(torch.cat(found)) for layer, found in parts.items()}

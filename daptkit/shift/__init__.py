@@ -21,16 +21,14 @@ from daptkit.shift.estimators import bbse_prior, em_prior, rlls_prior
 from daptkit.shift.gap import feature_gap
 from daptkit.shift.imagestats import image_statistics
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
+from daptkit.shift.looks import Look, compare_looks
 from daptkit.shift.movedprior import moved_prior_test
-from daptkit.shift.prediction import (
-    PredictionRule,
-    fit_rule,
-    parse_decide,
-    sensitivity_threshold,
-)
+from daptkit.shift.prediction import PredictionRule, parse_decide
 from daptkit.shift.priortest import prior_test
 from daptkit.shift.recommend import Recommendation, recommend_methods
 from daptkit.shift.residual import residual_test
+from daptkit.shift.rulefit import fit_chosen_rule, fit_rule, sensitivity_threshold
+from daptkit.shift.spectrum import radial_spectrum
 from daptkit.shift.trust import TrustLimits
 from daptkit.shift.twosample import ShiftTest, domain_test
 from daptkit.shift.weights import importance_weights
@@ -41,6 +39,7 @@ __all__ = [
     "CalibrationChoice",
     "ConceptTest",
     "Difference",
+    "Look",
     "PredictionRule",
     "PriorEstimate",
     "Recommendation",
@@ -51,6 +50,7 @@ __all__ = [
     "bbse_prior",
     "choose_calibration",
     "compare_appearance",
+    "compare_looks",
     "concept_test",
     "conditional_confusion",
     "cross_fitted_logits",
@@ -62,6 +62,7 @@ __all__ = [
     "estimate_prior",
     "feature_gap",
     "fit_calibration",
+    "fit_chosen_rule",
     "fit_rule",
     "hard_predictions",
     "image_statistics",
@@ -73,6 +74,7 @@ __all__ = [
     "predicted_marginal",
     "prior_test",
     "proxy_a_distance",
+    "radial_spectrum",
     "recommend_methods",
     "residual_test",
     "rlls_prior",

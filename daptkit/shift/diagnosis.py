@@ -13,7 +13,7 @@ from daptkit.errors import DataError
 from daptkit.shift.appearance import Difference, compare_appearance
 from daptkit.shift.arrays import FloatArray, IntArray, as_groups, as_labels, as_matrix
 from daptkit.shift.audit import AuditSize, audit_size
-from daptkit.shift.divergence import MIN_IMAGES, divergences, matrices, mmd2
+from daptkit.shift.divergence import MIN_IMAGES, divergences, matrices
 from daptkit.shift.labelshift import PriorEstimate, estimate_prior
 from daptkit.shift.movedprior import some_patients
 from daptkit.shift.questions import Images, three_questions
@@ -192,12 +192,10 @@ def diagnose_shift(
         seed=seed,
     )
     estimate = _prior(x, z_s, y, g_s, t, z_t, g_t, seed)
-    found = dict(divergences(x, t, seed=seed, **groups))
-    found["mmd2_weighted"] = float("nan")
     p = np.bincount(y, minlength=z_s.shape[1]) / len(y)
-    if estimate is not None:
-        weights = estimate.estimate / np.maximum(p, 1e-12)
-        found["mmd2_weighted"] = mmd2(x, t, source_weights=weights[y], seed=seed)
+    weights = None if estimate is None else (estimate.estimate / np.maximum(p, 1e-12))[y]
+    found = divergences(x, t, reweighted=weights, seed=seed, **groups)
+    found.setdefault("mmd2_weighted", float("nan"))
     distance = found["proxy_a_distance"]
     appearance = compare_appearance(
         source_statistics or {}, target_statistics or {}, seed=seed, **groups

@@ -8,6 +8,7 @@ is ``None``; memory then grows with the number of images, not of pairs.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -103,22 +104,35 @@ def mmd2(
         DataError: arrays of wrong shape or not finite, or negative weights.
     """
     x, y = matrices(source, target)
+    return _mmd2s(x, y, [as_weights(source_weights, len(x))], seed, limit)[0]
+
+
+def _mmd2s(
+    x: FloatArray, y: FloatArray, weightings: Sequence[FloatArray], seed: int, limit: int | None
+) -> list[float]:
+    """Return MMD^2 under each weighting (N,) of the source's rows."""
     rng = np.random.default_rng(seed)
     rows, columns = subsample(len(x), limit, rng), subsample(len(y), limit, rng)
     n, m = len(rows), len(columns)
+    found = [NAN] * len(weightings)
     if min(n, m) < MIN_IMAGES:
-        return NAN
+        return found
     pooled = np.vstack([x[rows], y[columns]])
-    w = as_weights(source_weights, len(x))[rows]
-    off_diagonal = float(w.sum() ** 2 - (w * w).sum())
-    if not differs(pooled) or off_diagonal <= 0.0:
-        return NAN
-    members = np.zeros((n + m, 2))
-    members[:n, 0], members[n:, 1] = w, 1.0
-    sums = kernel_sums(pooled, members, bandwidth(pooled, seed))
-    within_x = (sums[0, 0] - float((w * w).sum())) / off_diagonal
-    within_y = (sums[1, 1] - m) / (m * (m - 1))
-    return float(within_x + within_y - 2.0 * sums[0, 1] / (w.sum() * m))
+    drawn = {place: weights[rows] for place, weights in enumerate(weightings)}
+    off = {place: float(w.sum() ** 2 - (w * w).sum()) for place, w in drawn.items()}
+    usable = [place for place in drawn if off[place] > 0.0]
+    if not usable or not differs(pooled):
+        return found
+    members = np.zeros((len(usable), n + m, 2))
+    for one, place in zip(members, usable, strict=True):
+        one[:n, 0], one[n:, 1] = drawn[place], 1.0
+    several = kernel_sums(pooled, list(members), bandwidth(pooled, seed))
+    for sums, place in zip(several, usable, strict=True):
+        w = drawn[place]
+        within_x = (sums[0, 0] - float((w * w).sum())) / off[place]
+        within_y = (sums[1, 1] - m) / (m * (m - 1))
+        found[place] = float(within_x + within_y - 2.0 * sums[0, 1] / (w.sum() * m))
+    return found
 
 
 def knn_domain_accuracy(
@@ -165,6 +179,7 @@ def divergences(
     source_groups: npt.ArrayLike | None = None,
     target_groups: npt.ArrayLike | None = None,
     source_weights: npt.ArrayLike | None = None,
+    reweighted: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Return ``proxy_a_distance``, ``mmd2`` and ``knn_domain_accuracy`` of two samples.
@@ -175,19 +190,26 @@ def divergences(
         source_groups: (N,) patients; one per image if ``None``.
         target_groups: (M,) patients.
         source_weights: (N,) importance weights for MMD^2.
+        reweighted: (N,) others, for a further ``mmd2_weighted``.
         seed: of subsamples and folds.
 
     Raises:
         DataError: arrays of wrong shape or not finite.
     """
+    x, y = matrices(source, target)
+    weightings = [source_weights, *([] if reweighted is None else [reweighted])]
+    mmd2s = _mmd2s(
+        x, y, [as_weights(weights, len(x)) for weights in weightings], seed, MAX_FOR_DISTANCES
+    )
     return {
         "proxy_a_distance": proxy_a_distance(
             source, target, source_groups=source_groups, target_groups=target_groups, seed=seed
         ),
-        "mmd2": mmd2(source, target, source_weights=source_weights, seed=seed),
+        "mmd2": mmd2s[0],
         "knn_domain_accuracy": knn_domain_accuracy(
             source, target, source_groups=source_groups, target_groups=target_groups, seed=seed
         ),
+        **({} if reweighted is None else {"mmd2_weighted": mmd2s[1]}),
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,22 +56,67 @@ def unseen_logits(
     k = int(np.max(labels)) + 1 if num_classes is None else num_classes
     y = as_labels(labels, len(x), k)
     g_s, g_t = as_groups(source_groups, len(x)), as_groups(target_groups, len(t))
-    splits = min(folds, int(g_s.max()) + 1, int(np.bincount(y).max()))
+    out_s, out_t = np.zeros((len(x), k)), np.zeros((len(t), k))
+    for fold in unseen_folds(x, y, g_s, g_t, folds, seed):
+        head = FoldHead(fold.project(x[fold.train]), y[fold.train], k)
+        out_s[fold.source] = head.log_posterior(fold.project(x[fold.source]))
+        if len(fold.target):
+            out_t[fold.target] = head.log_posterior(fold.project(t[fold.target]))
+    return out_s, out_t
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenFold:
+    """One fold: what its heads learn from, and what they predict.
+
+    Args:
+        train: rows of the source to train on.
+        source: rows of the source to predict, of other patients.
+        target: rows of the target to predict.
+        project: standardisation and principal components of the training rows.
+    """
+
+    train: npt.NDArray[np.intp]
+    source: npt.NDArray[np.intp]
+    target: npt.NDArray[np.intp]
+    project: Callable[[FloatArray], FloatArray]
+
+
+def unseen_folds(
+    x: FloatArray,
+    y: IntArray,
+    source_groups: IntArray,
+    target_groups: IntArray,
+    folds: int,
+    seed: int,
+) -> Iterator[UnseenFold]:
+    """Yield folds that treat patients of both sites alike, as :func:`unseen_logits` says.
+
+    Args:
+        x: (N, D) source features.
+        y: (N,) class indices.
+        source_groups: (N,) patients numbered from 0.
+        target_groups: (M,) likewise.
+        folds: at least 2; fewer are made when there are fewer patients.
+        seed: of folds and components.
+
+    Raises:
+        DataError: fewer than 2 patients or classes in the source.
+    """
+    splits = min(folds, int(source_groups.max()) + 1, int(np.bincount(y).max()))
     if splits < 2 or len(np.unique(y)) < 2:
         raise DataError(
             "a classifier needs at least 2 patients and 2 classes in the source; add images."
         )
-    parts = split_patients(y, g_s, splits, seed)
-    chosen = _drawn_folds(g_t, len(parts), seed)
-    out_s, out_t = np.zeros((len(x), k)), np.zeros((len(t), k))
+    parts = split_patients(y, source_groups, splits, seed)
+    chosen = _drawn_folds(target_groups, len(parts), seed)
     for number, (train, test) in enumerate(parts):
-        project = projection(x[train], seed)
-        head = FoldHead(project(x[train]), y[train], k)
-        out_s[test] = head.log_posterior(project(x[test]))
-        rows = np.flatnonzero(chosen == number)
-        if len(rows):
-            out_t[rows] = head.log_posterior(project(t[rows]))
-    return out_s, out_t
+        yield UnseenFold(
+            train=train,
+            source=test,
+            target=np.flatnonzero(chosen == number),
+            project=projection(x[train], seed),
+        )
 
 
 def _drawn_folds(groups: IntArray, folds: int, seed: int) -> IntArray:

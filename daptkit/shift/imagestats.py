@@ -8,9 +8,13 @@ from scipy.ndimage import correlate1d, laplace
 
 from daptkit.errors import DataError
 from daptkit.shift.arrays import FloatArray
+from daptkit.shift.spectrum import power_spectrum
 
 QUANTILES = (5, 50, 95)
+COLOURS = ("red", "green", "blue")
 ROLLOFF = 0.95
+LOWEST = 3.0
+"""Cycles per image (of its shorter side) up to which a frequency counts as low."""
 NOISE_MASK = np.array([1.0, -2.0, 1.0])
 """Second difference: applied along rows and columns it removes every plane."""
 
@@ -31,11 +35,13 @@ def image_statistics(images: npt.ArrayLike) -> dict[str, FloatArray]:
     - ``sharpness_laplacian``: log10 of variance of the Laplacian / variance of g;
     - ``sharpness_gradient``: log10 of mean squared gradient / variance of g;
     - ``resolution``: spatial frequency, in cycles per pixel, below which 95% of the power spectrum
-      lies (windowed, without mean), over half the sampling rate: 1 is the finest that pixels hold.
+      lies (windowed, without mean), over half the sampling rate: 1 is the finest that pixels hold;
+    - ``low_frequencies``: share of that power up to 3 cycles per image: light and large structures.
 
-    Of three channels also ``red_mean``, ``green_mean``, ``blue_mean`` and ``saturation``, the mean
-    of (max - min) / max over pixels; of other numbers above 1, ``channel_1_mean`` and so on.
-    Constant images have no sharpness and no resolution: NaN.
+    Of three channels also ``red_mean``, its standard deviation ``red_spread``, ``red_balance``, its
+    mean less that of all channels, the same of green and blue, and ``saturation``, the mean of
+    (max - min) / max over pixels; of other numbers above 1, ``channel_1_mean`` and so on.
+    Constant images have no sharpness and no frequencies: NaN.
 
     Args:
         images: (N, C, H, W) in [0, 1], at least 8 pixels high and wide.
@@ -80,33 +86,35 @@ def _of_chunk(images: FloatArray) -> dict[str, FloatArray]:
         known = ~flat & (energy > 0)
         ratio = np.log10(np.where(known, energy / divisor, 1.0))
         found[f"sharpness_{name}"] = np.where(known, ratio, np.nan)
-    found["resolution"] = np.where(flat, np.nan, _rolloff(grey))
+    resolution, share = _frequencies(grey)
+    found["resolution"] = np.where(flat, np.nan, resolution)
+    found["low_frequencies"] = np.where(flat, np.nan, share)
     return found | _colours(images)
 
 
-def _rolloff(grey: FloatArray) -> FloatArray:
-    """Return the frequency that 95% of the power lies below, over the Nyquist frequency, (N,)."""
-    height, width = grey.shape[1:]
-    centred = grey - grey.mean(axis=(1, 2), keepdims=True)
-    # Without a window the jump between opposite borders passes for fine detail.
-    window = np.hanning(height)[:, None] * np.hanning(width)
-    power = np.abs(np.fft.rfft2(centred * window)) ** 2
-    power[:, :, 1 : (width + 1) // 2] *= 2.0  # the half of the spectrum that rfft leaves out
-    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).ravel()
-    order = np.argsort(radius, kind="stable")
-    total = np.cumsum(power.reshape(len(grey), -1)[:, order], axis=1)
+def _frequencies(grey: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the frequency that 95% of the power lies below and the share of the lowest, (N,)."""
+    radius, power = power_spectrum(grey)
+    total = np.cumsum(power, axis=1)
     place = (total < ROLLOFF * total[:, -1:]).sum(axis=1)
-    return np.asarray(2.0 * radius[order][np.minimum(place, len(order) - 1)])
+    resolution = 2.0 * radius[np.minimum(place, len(radius) - 1)]
+    lowest = np.searchsorted(radius, LOWEST / min(grey.shape[1:]), side="right")
+    share = total[:, lowest - 1] / np.where(total[:, -1] > 0, total[:, -1], 1.0)
+    return np.asarray(resolution), np.asarray(share)
 
 
 def _colours(images: FloatArray) -> dict[str, FloatArray]:
     channels = images.shape[1]
     if channels == 1:
         return {}
-    means = images.mean(axis=(2, 3))
-    if channels != 3:
-        return {f"channel_{c + 1}_mean": means[:, c] for c in range(channels)}
-    largest = images.max(axis=1)
-    saturation = (largest - images.min(axis=1)) / np.where(largest > 0, largest, 1.0)
-    found = {f"{name}_mean": means[:, c] for c, name in enumerate(("red", "green", "blue"))}
-    return found | {"saturation": saturation.mean(axis=(1, 2))}
+    names = COLOURS if channels == 3 else [f"channel_{c + 1}" for c in range(channels)]
+    found, grey = {}, images.mean(axis=(1, 2, 3))
+    for name, of_channel in zip(names, np.moveaxis(images, 1, 0), strict=True):
+        found[f"{name}_mean"] = of_channel.mean(axis=(1, 2))
+        found[f"{name}_balance"] = found[f"{name}_mean"] - grey
+        found[f"{name}_spread"] = of_channel.std(axis=(1, 2))
+    if channels == 3:
+        largest = images.max(axis=1)
+        saturation = (largest - images.min(axis=1)) / np.where(largest > 0, largest, 1.0)
+        found["saturation"] = saturation.mean(axis=(1, 2))
+    return found

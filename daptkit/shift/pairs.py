@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -61,8 +63,34 @@ def bandwidth(x: FloatArray, seed: int) -> float:
     if len(x) > EXACT_ROWS:
         rng = np.random.default_rng(seed)
         sample = x[np.sort(rng.choice(len(x), EXACT_ROWS, replace=False))]
-    median = float(np.median(pdist(sample, "sqeuclidean")))
+    median = _MEDIANS.of(sample)
     return median or 2.0 * float(x.var(axis=0, ddof=1).sum())
+
+
+class _Medians:
+    """Median squared distances of the last samples: several tests and distances ask of one sample.
+
+    A digest of a sample takes a hundredth of the time of its distances.
+    """
+
+    def __init__(self, most: int = 8) -> None:
+        self._most = most
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+
+    def of(self, sample: FloatArray) -> float:
+        """Return the median squared distance of two rows (N, D)."""
+        rows = np.ascontiguousarray(sample)
+        digest = hashlib.blake2b(rows.data, salt=str(rows.shape[1]).encode()[:16]).digest()
+        found = self._known.get(digest)
+        if found is None:
+            found = float(np.median(pdist(rows, "sqeuclidean")))
+            self._known[digest] = found
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+        return found
+
+
+_MEDIANS = _Medians()
 
 
 def mean_kernels(d2: RealArray, width: float) -> RealArray:
@@ -78,26 +106,31 @@ def mean_kernels(d2: RealArray, width: float) -> RealArray:
     return total
 
 
-def kernel_sums(x: FloatArray, members: FloatArray, width: float) -> FloatArray:
-    """Return members' K members (S, S), K (N, N) the :func:`mean_kernels` of rows x (N, D).
+def kernel_sums(x: FloatArray, weightings: Sequence[FloatArray], width: float) -> list[FloatArray]:
+    """Return W' K W (S, S) of each weighting W, K (N, N) the :func:`mean_kernels` of rows x (N, D).
 
     Args:
         x: (N, D).
-        members: (N, S) weight of each row in each of S sums.
+        weightings: (N, S) each, the weight of each row in each of S sums; the kernels, which take
+            the time, are worked out once for all.
         width: positive.
     """
     distances = SquaredDistances(x)
 
-    def of_rows(i: slice) -> FloatArray:
-        sums = np.zeros((members.shape[1], members.shape[1]))
+    def of_rows(i: slice) -> list[FloatArray]:
+        sums = [np.zeros((members.shape[1], members.shape[1])) for members in weightings]
         for j in _slices(len(x), _TILE, i.start):
             kernel = mean_kernels(distances.block(i, j), width)
-            tile = members[i].T @ (kernel @ members[j].astype(kernel.dtype))
-            sums += tile if i == j else tile + tile.T
+            for total, members in zip(sums, weightings, strict=True):
+                tile = members[i].T @ (kernel @ members[j].astype(kernel.dtype))
+                total += tile if i == j else tile + tile.T
         return sums
 
     parts = _each(of_rows, _slices(len(x), _TILE), threads=not distances.exact)
-    return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
+    return [
+        np.asarray(np.sum([part[place] for part in parts], axis=0), dtype=np.float64)
+        for place in range(len(weightings))
+    ]
 
 
 def nearest(x: FloatArray, groups: IntArray, k: int) -> IntArray | None:

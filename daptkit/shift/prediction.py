@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,8 @@ import numpy.typing as npt
 from scipy.special import log_softmax, softmax
 
 from daptkit.errors import DataError, UsageError, did_you_mean
-from daptkit.shift.arrays import (
-    FloatArray,
-    IntArray,
-    as_labels,
-    as_matrix,
-    as_prior,
-    effective_sample_size,
-    floored,
-)
-from daptkit.shift.calibration import Calibration, fit_calibration
-from daptkit.shift.choice import choose_calibration
+from daptkit.shift.arrays import FloatArray, IntArray
+from daptkit.shift.calibration import Calibration
 
 DOMAINS = ("source", "target")
 PRIOR_FLOOR = 1e-12
@@ -216,91 +207,6 @@ class PredictionRule:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the stored prediction rule is not readable ({error}).") from error
-
-
-def fit_rule(
-    logits: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    class_weights: npt.ArrayLike | None,
-    target_prior: npt.ArrayLike | None,
-    decide: str,
-    classes: Sequence[str],
-    *,
-    calibration: str | None = None,
-    groups: npt.ArrayLike | None = None,
-) -> PredictionRule:
-    """Fit calibration, source prior and threshold on source validation images.
-
-    Args:
-        logits: (N, K), uncorrected.
-        labels: (N,) class indices.
-        class_weights: (K,) weights in force during training; ones if ``None``.
-        target_prior: (K,) q, or ``None`` where the target keeps the source's prior.
-        decide: ``map``, ``balanced`` or ``sens=CLASS:VALUE``.
-        classes: K names.
-        calibration: a kind of :data:`daptkit.shift.calibration.KINDS`, ``"cross-validated"`` for
-            :func:`daptkit.shift.choose_calibration`, or ``None`` for temperature with class biases
-            as far as there are images for them.
-        groups: (N,) patients, for ``"cross-validated"``; one per image if ``None``.
-
-    Raises:
-        UsageError: impossible ``decide`` or ``calibration``.
-        DataError: arrays of wrong shape, or no validation image of a ``sens=`` class.
-    """
-    wanted = parse_decide(decide, classes)
-    z = as_matrix(logits)
-    y = as_labels(labels, len(z), len(classes))
-    per_class = _class_weights(class_weights, len(classes))
-    weights = per_class[y]
-    if weights.sum() <= 0:
-        # Weight left on absent classes only says nothing about the images that are there.
-        per_class, weights = np.ones(len(classes)), np.ones(len(y))
-    fitted = (
-        choose_calibration(z, y, weights, groups=groups).calibration
-        if calibration == "cross-validated"
-        else fit_calibration(z, y, weights, kind=calibration)
-    )
-    mean = weights @ np.exp(fitted.log_posterior(z)) / weights.sum()
-    rule = PredictionRule(
-        classes=tuple(classes),
-        calibration=fitted,
-        source_prior=floored(mean, effective_sample_size(weights)),
-        target_prior=None if target_prior is None else as_prior(target_prior, len(classes)),
-        decide=decide,
-        thresholds={},
-        class_weights=None if (per_class == 1.0).all() else per_class,
-    )
-    if wanted is None:
-        return rule
-    scores = rule.balanced_posterior(z)[y == wanted.class_index, wanted.class_index]
-    if not len(scores):
-        raise DataError(
-            f"no source validation image of class {classes[wanted.class_index]!r}, so --decide "
-            f"{decide!r} has no threshold; hold out more images or use --decide map."
-        )
-    return replace(rule, thresholds={decide: sensitivity_threshold(scores, wanted.sensitivity)})
-
-
-def sensitivity_threshold(scores: npt.ArrayLike, sensitivity: float) -> float:
-    """Return the largest t with mean(scores >= t) >= sensitivity.
-
-    Args:
-        scores: (N,) of the images of one class, at least one.
-        sensitivity: in (0, 1].
-    """
-    ordered = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
-    # The tolerance keeps 0.95 * 20 = 19.000000000000004 from asking for 20 images.
-    needed = max(1, math.ceil(sensitivity * len(ordered) - 1e-9))
-    return float(ordered[needed - 1])
-
-
-def _class_weights(class_weights: npt.ArrayLike | None, num_classes: int) -> FloatArray:
-    if class_weights is None:
-        return np.ones(num_classes)
-    weights = np.asarray(class_weights, dtype=np.float64)
-    if weights.shape != (num_classes,) or not (weights >= 0).all():
-        raise DataError(f"class weights must be {num_classes} values, none negative or NaN.")
-    return weights
 
 
 def _check_domain(domain: str) -> str:

@@ -41,6 +41,7 @@ def recommend_methods(
     roles: Mapping[str, frozenset[str]] | None = None,
     *,
     prefer: Sequence[str] = (),
+    risks: Mapping[str, frozenset[str]] | None = None,
 ) -> Recommendation:
     """Return the methods to adapt with.
 
@@ -49,13 +50,16 @@ def recommend_methods(
     Label shift asks for an owner of ``class_weights`` or ``target_prior``; beside a method that
     aligns, for one of ``class_weights``, since alignment under unequal class frequencies does harm.
     Of sets of equal size those that address least beyond what was found come first, then those of
-    ``prefer``, then the alphabet decides; the others are named as alternatives.
+    ``prefer``, then those with the fewest declared risks, since harm by adapting shows in no
+    unlabelled figure for certain; what is still equal is in the order of the alphabet. The others
+    are named as alternatives, in the same order.
 
     Args:
         diagnosis: of the two sites; labels of the target play no part in it.
         addresses: name -> kinds of shift, of :class:`daptkit.plugin.MethodSpec`.
         roles: name -> roles, of the same; none where ``None``.
         prefer: names that come first among equals, the best first.
+        risks: name -> risks, of the same; none where ``None``.
 
     Reference: Zhao et al. 2019, arXiv:1901.09453 (alignment under label shift); Tachet des Combes
     et al. 2020, arXiv:2003.04475 (weighted alignment).
@@ -72,7 +76,7 @@ def recommend_methods(
             + diagnosis.reasons[-1],
         )
     wanted = {"covariate", "label"} if kind == "both" else {kind}
-    fitting = _fitting(wanted, addresses, roles or {}, list(prefer))
+    fitting = _fitting(wanted, addresses, roles or {}, list(prefer), risks or {})
     named = " and ".join(f"{k} shift" for k in sorted(wanted))
     if not fitting:
         lacking = sorted(wanted - {k for kinds in addresses.values() for k in kinds})
@@ -88,7 +92,7 @@ def recommend_methods(
     if "label" in wanted and estimate is not None and not estimate.trusted:
         reason += " The estimate of the class frequencies is not trusted: see the caveats."
     if others:
-        reason += " Others fit as well; compare them."
+        reason += " Others fit as well, those with fewer declared risks named first; compare them."
     return Recommendation(
         methods="+".join(first), reason=reason, alternatives=tuple("+".join(o) for o in others)
     )
@@ -99,6 +103,7 @@ def _fitting(
     addresses: Mapping[str, frozenset[str]],
     roles: Mapping[str, frozenset[str]],
     prefer: list[str],
+    risks: Mapping[str, frozenset[str]],
 ) -> list[tuple[str, ...]]:
     """Return the sets of methods that fit, of the smallest size, the best first."""
     useful = [n for n in sorted(addresses) if addresses[n] & wanted]
@@ -107,10 +112,11 @@ def _fitting(
         if sets:
             break
 
-    def rank(names: tuple[str, ...]) -> tuple[int, list[int], tuple[str, ...]]:
+    def rank(names: tuple[str, ...]) -> tuple[int, list[int], int, tuple[str, ...]]:
         beyond = len({k for n in names for k in addresses[n]} - wanted)
         places = sorted(prefer.index(n) if n in prefer else len(prefer) for n in names)
-        return beyond, places, names
+        declared = sum(len(risks.get(n, frozenset())) for n in names)
+        return beyond, places, declared, names
 
     # Methods that own no prior come first, as in aligner+corrector.
     return [

@@ -40,6 +40,41 @@ def assert_global_batch(method: Method) -> None:
         torch.testing.assert_close(_gradients(split[name], leaves), _gradients(whole[name], leaves))
 
 
+def assert_aligns_images(method: Method, source: Tensor, target: Tensor) -> None:
+    """Fit a method of the role ``inputs`` and check what the host relies on.
+
+    Images keep their shape and stay finite; what becomes of one depends on it alone, up to
+    rounding; all that was found is in buffers of fixed shape, so that a method made anew from them
+    does the same, as it has to at prediction.
+
+    Args:
+        method: not fitted yet.
+        source: (n, C, H, W) float32 in [0, 1], at least 2.
+        target: the same of the target.
+
+    Raises:
+        AssertionError: one of these does not hold.
+    """
+    shapes = {name: value.shape for name, value in method.state_dict().items()}
+    with torch.no_grad():
+        method.fit_images(source.clone(), target.clone())
+        state = method.state_dict()
+        assert {name: value.shape for name, value in state.items()} == shapes, (
+            "fit_images() changed the shape of a buffer"
+        )
+        anew = type(method)(method.options, method.task)
+        anew.load_state_dict(state)
+        for domain, images in (("source", source), ("target", target)):
+            found = method.align_images(images.clone(), domain)
+            assert found.shape == images.shape, "the shape of the images changed"
+            assert bool(found.isfinite().all()), "an image is not finite"
+            alone = [method.align_images(image[None].clone(), domain) for image in images]
+            same = torch.allclose(torch.cat(alone), found, rtol=0.0, atol=1e-6)
+            assert same, "an image depends on others of the batch"
+            again = anew.align_images(images.clone(), domain)
+            assert torch.equal(again, found), "not all that was fitted is in buffers"
+
+
 def gap_of_means(method: Method, *, steps: int = 150) -> tuple[float, float]:
     """Return the squared gap of two domains' means before and after following a method's losses.
 

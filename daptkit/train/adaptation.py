@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from daptkit.host import LoadedMethod, load_methods, parse_method
 from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.accumulate import check_parts
+from daptkit.train.aligning import kept_alignments
 from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
@@ -24,19 +25,22 @@ from daptkit.train.device import Precision
 from daptkit.train.events import run_ended, run_started
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
+from daptkit.train.inputs import FittedAlignment, fit_inputs, methods_view
 from daptkit.train.job import FitResult
 from daptkit.train.jobs import JobMaker
 from daptkit.train.loop import Trainer
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
 from daptkit.train.record import model_meta, provenance, run_figures
+from daptkit.train.scoreset import LAST, ScoreSet, load_score_set
+from daptkit.train.scoring import selection_rule
 from daptkit.train.scratch import scratch_maker
 from daptkit.train.twin import keep_twin, obtain_twin
-from daptkit.train.verdict import Judgement, judge_run
+from daptkit.train.verdict import Judgement, diagnose_twin, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
-_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior"})
+_SUPPORTED_ROLES = frozenset({"class_weights", "target_prior", "inputs", "features", "norm"})
 # Options that may differ between a run and its continuation.
 _FREE_AT_RESUME = frozenset(
     {"resume", "out", "device", "workers", "report", "cache", "auto_batch", "guard"}
@@ -69,6 +73,7 @@ class Trained:
         scratch: the same network from random weights, where it was asked for.
         record: what ``run.json`` holds.
         world: processes that trained it.
+        scores: what its epochs were scored by.
     """
 
     folder: RunFolder
@@ -79,6 +84,7 @@ class Trained:
     scratch: Delivered | None = None
     record: dict[str, Any]
     world: World = ALONE
+    scores: ScoreSet = field(default_factory=ScoreSet)
 
     @property
     def result(self) -> AdaptResult:
@@ -116,6 +122,7 @@ def _run(
     began = time.monotonic()
     loaded, precision = world.node_by_node(lambda: _start(config, world))
     layers = world.node_by_node(lambda: _layers(loaded))
+    scores = world.node_by_node(lambda: load_score_set(config.select, reporter.line))
     folder = RunFolder(config.out)
     world.first(lambda: _open(folder, config, held))
     world.node_by_node(lambda: check_compile(config, loaded, precision.device, reporter))
@@ -133,15 +140,21 @@ def _run(
         reporter=reporter,
         methods=tuple(loaded),
         world=world,
+        scores=scores,
     )
+    if not loaded and config.select != LAST:
+        reporter.line("--select chooses among epochs of a method; without one it is the last.")
     # What a plugin has against the task should not wait for the source-only model.
     world.node_by_node(maker.try_methods)
+    inputs = fit_inputs(maker)
     # A source-only run is its own twin.
     twin, cached = _train_twin(folder.twin if loaded else folder, maker)
     scratch = None
     if config.from_scratch:
         scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
-    adapted, judgement = _train_methods(folder, maker, twin) if loaded else (None, None)
+    adapted, judgement = (
+        _train_methods(folder, maker, twin, scratch, inputs) if loaded else (None, None)
+    )
     trained = time.monotonic()
 
     def record() -> dict[str, Any]:
@@ -167,6 +180,7 @@ def _run(
                 if done
             },
             "methods": (adapted or twin).fit.reports,
+            "images": None if inputs is None else inputs.to_json(),
             "figures": figures,
             "verdict": None if judgement is None else judgement.to_json(),
         }
@@ -183,6 +197,7 @@ def _run(
         scratch=scratch,
         record=world.first(record),
         world=world,
+        scores=scores,
     )
 
 
@@ -275,14 +290,43 @@ def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
 
 
 def _train_methods(
-    folder: RunFolder, maker: JobMaker, twin: Delivered
+    folder: RunFolder,
+    maker: JobMaker,
+    twin: Delivered,
+    scratch: Delivered | None,
+    inputs: FittedAlignment | None,
 ) -> tuple[Delivered, Judgement]:
     """Train the methods' model, judge it beside its twin, and deliver the one to use."""
     prepared, config, world = maker.prepared, maker.config, maker.world
-    job = replace(maker.make(prepared.data, folder), twin=twin.fit.passes)
-    adapted = _with_rule(maker, job.net, Trainer(job).run(), None)
+    maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
+    job = replace(maker.make(maker.prepared.data, folder), twin=passes)
+    found = None
+    if config.select != LAST:
+        found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
+        rule = selection_rule(config, prepared.data, twin.fit, found, maker.scores)
+        job = replace(job, rule=rule)
+    fit = Trainer(job).run()
+    if fit.choice is not None:
+        taken = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken (--select {config.select})"
+        maker.reporter.line(f"{job.label}: {taken}")
+        # Cross-fitted models are to be as far trained as the one that they stand for.
+        maker = replace(maker, stop_epoch=fit.choice.epoch)
+    kept = (
+        *(() if inputs is None else (inputs.stored,)),
+        *kept_alignments(maker.methods, job, fit.statistics),
+    )
+    adapted = replace(_with_rule(maker, job.net, fit, None), alignments=kept)
     judgement = world.first(
-        lambda: judge_run(prepared, twin, adapted, guard=config.guard, seed=config.seed)
+        lambda: judge_run(
+            prepared,
+            twin,
+            adapted,
+            guard=config.guard,
+            seed=config.seed,
+            diagnosis=found,
+            raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
+            scratch=scratch,
+        )
     )
     meta = model_meta(maker.methods, prepared)
     if judgement.delivers_twin:
@@ -298,4 +342,4 @@ def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | 
     prepared = maker.prepared
     passes = run_passes(fit.passes)
     apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
-    return with_rule(net, prepared.classes, passes, apart, fit, maker.config.decide)
+    return with_rule(net, prepared.classes, prepared.data, passes, apart, fit, maker.config.decide)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daptkit.config import AdaptConfig
-from daptkit.data import ImageSet, auto_preset
+from daptkit.data import AlignedImages, ImageSet, auto_preset
 from daptkit.errors import UsageError
 
 
@@ -34,7 +34,7 @@ def check_augmentation(config: AdaptConfig) -> None:
         )
 
 
-def augmentation(config: AdaptConfig, images: ImageSet) -> str:
+def augmentation(config: AdaptConfig, images: ImageSet | AlignedImages) -> str:
     """Return the name of the preset that a run uses; ``none`` for features of plain images."""
     if config.finetune == "frozen" and not config.trunk_views:
         return "none"

@@ -37,6 +37,17 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         write_packed(file, parts)
 
 
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write one state atomically, in the format of :func:`save_checkpoint`.
+
+    Raises:
+        DaptkitError: the disk is full or the folder cannot be written.
+    """
+    parts = pack_state(state)
+    with atomic_file(path) as file:
+        write_packed(file, parts)
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return the newest usable state and the names of files that were not usable, now removed.
 
@@ -49,7 +60,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, tuple[str, ...
         path = folder / name
         if not path.exists():
             continue
-        state = _read(path)
+        state = read_checkpoint(path)
         if state is not None:
             _remove(folder, damaged)
             return state, tuple(damaged)
@@ -69,7 +80,12 @@ def _remove(folder: Path, damaged: Sequence[str]) -> None:
             (folder / name).unlink()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Return the state in a file, or ``None`` if it is damaged.
+
+    Raises:
+        DaptkitError: it cannot be read, or is whole and of another format.
+    """
     try:
         return read_state(path)
     except OSError as error:
@@ -94,9 +110,21 @@ def load_states(
         DaptkitError: names or shapes do not match, as after a change of a plugin's version.
     """
     try:
-        missing, unexpected = module.load_state_dict(state["module"], strict=False)
+        load_module(module, state["module"], frozen)
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
+        raise _misfit(str(error).splitlines()[-1].strip()) from error
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor], frozen: bool) -> None:
+    """Load what :func:`module_state` returned.
+
+    Raises:
+        DaptkitError: names or shapes do not match.
+    """
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
         raise _misfit(str(error).splitlines()[-1].strip()) from error
     wrong = [name for name in missing if not (frozen and name.startswith(_BACKBONE))]
     if wrong + list(unexpected):

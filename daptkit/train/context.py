@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from daptkit.data import to_float
-from daptkit.method import DomainBatch, TaskInfo
+from daptkit.method import DomainBatch, NormLayer, TaskInfo
+from daptkit.train.domains import Domain, Rows
 from daptkit.train.inference import SplitPasses
+from daptkit.train.moments import Choose
 
 
 class EpochContext:
@@ -74,10 +76,40 @@ class EpochContext:
 
     def images(self, domain: str, limit: int) -> Tensor:
         """Return up to ``limit`` images spread evenly over the domain, (N, C, H, W) in [0, 1]."""
-        split = {"source": "source_train", "target": "target"}[domain]
-        found, rows = self._passes.data.split(split)
-        spread = np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(np.int64)
-        return to_float(found.images.batch(rows[spread]))
+        found, rows, _ = self._training(domain, limit)
+        return to_float(found.images.batch(rows))
+
+    def norm_layers(self) -> dict[str, NormLayer]:
+        """Return the model's own statistics; see :class:`daptkit.method.FitContext`."""
+        return self._passes.norm_layers()
+
+    def input_moments(
+        self, domain: str, layers: tuple[str, ...] | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return moments of what layers are fed; see :class:`daptkit.method.FitContext`."""
+        seen, rows, weights = self._training(domain)
+        return self._passes.input_moments(
+            seen, rows, tuple(self.norm_layers()) if layers is None else layers, weights
+        )
+
+    def chained_statistics(
+        self, domain: str, choose: Choose, limit: int | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return statistics chosen layer by layer; see :class:`daptkit.method.FitContext`."""
+        seen, rows, weights = self._training(domain, limit)
+        return dict(self._passes.chained_statistics(seen, rows, choose, weights))
+
+    def _training(
+        self, domain: str, limit: int | None = None
+    ) -> tuple[Domain, Rows, Tensor | None]:
+        """Return a domain, rows spread evenly over its training images, and their weights."""
+        found, rows = self._passes.data.split(
+            {"source": "source_train", "target": "target"}[domain]
+        )
+        if limit is not None:
+            rows = rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int)]
+        weights = None if found.labels is None else self._class_weights[found.labels[rows]]
+        return found, rows, weights
 
     def note(self, text: str) -> None:
         """Tell the user one line."""

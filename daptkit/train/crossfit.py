@@ -33,6 +33,12 @@ class HeldOut:
     labels: Rows
     folds: int
 
+    def rows(self, data: TaskData) -> Rows:
+        """Return which rows of the source these are: all where they were cross-fitted."""
+        if self.folds > 1:
+            return np.sort(np.concatenate([data.train_rows, data.val_rows]))
+        return data.val_rows
+
 
 def held_out(data: TaskData, val_logits: npt.NDArray[np.float64], make_job: MakeJob) -> HeldOut:
     """Return the logits that the prediction rule is fitted on.

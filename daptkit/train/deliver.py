@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from daptkit.data import ImageTable
-from daptkit.model import AdaptNet, save_model_folder
+from daptkit.model import AdaptNet, StoredAlignment, save_model_folder
 from daptkit.run import RunFolder, atomic_write
-from daptkit.shift import PredictionRule, fit_rule
+from daptkit.shift import CalibrationChoice, PredictionRule, fit_chosen_rule
 from daptkit.train.crossfit import HeldOut
-from daptkit.train.domains import Rows
+from daptkit.train.domains import Rows, TaskData
 from daptkit.train.inference import SplitPasses, as_numpy
 from daptkit.train.job import FitResult
 from daptkit.train.prepare import Prepared
@@ -65,6 +65,8 @@ class Delivered:
         held_out: logits and labels that the rule was fitted on.
         rule: calibration, priors and decision rule.
         fit: what training left behind.
+        choice: of the calibration; ``None`` for a model that was loaded, whose run recorded it.
+        alignments: what methods do at prediction.
     """
 
     net: AdaptNet
@@ -72,6 +74,8 @@ class Delivered:
     held_out: HeldOut
     rule: PredictionRule
     fit: FitResult
+    choice: CalibrationChoice | None = None
+    alignments: tuple[StoredAlignment, ...] = ()
 
 
 def run_passes(passes: SplitPasses) -> Passes:
@@ -106,6 +110,7 @@ def run_passes(passes: SplitPasses) -> Passes:
 def with_rule(
     net: AdaptNet,
     classes: tuple[str, ...],
+    data: TaskData,
     passes: Passes,
     held_out: HeldOut,
     fit: FitResult,
@@ -113,23 +118,27 @@ def with_rule(
 ) -> Delivered:
     """Fit the prediction rule of a trained model on the held-out source.
 
+    The calibration is the one whose likelihood on held-out patients is best.
+
     Args:
         net: the trained model.
         classes: names.
+        data: both domains, for the patients of the source.
         passes: logits of both domains.
         held_out: logits and labels that the rule is fitted on.
         fit: class weights and target prior in force at the end of training.
         decide: ``--decide``.
     """
-    rule = fit_rule(
+    rule, choice = fit_chosen_rule(
         held_out.logits,
         held_out.labels,
         as_numpy(fit.class_weights),
         None if fit.target_prior is None else as_numpy(fit.target_prior),
         decide,
         classes,
+        groups=data.source.groups[held_out.rows(data)],
     )
-    return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit)
+    return Delivered(net=net, passes=passes, held_out=held_out, rule=rule, fit=fit, choice=choice)
 
 
 def deliver(
@@ -159,7 +168,8 @@ def deliver(
             classes=prepared.classes,
             conversion=prepared.conversion.to_json(),
             rule=rule.to_json(),
-            extra=meta,
+            extra={**meta, "calibration_choice": model.choice and model.choice.to_json()},
+            alignments=model.alignments,
         )
         predictions = predictions_csv(table, model.passes.target_logits, rule, "target")
         atomic_write(folder.predictions, predictions)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from daptkit.data import Augment, ImageSet, batch_indices, to_float
+from daptkit.data import AlignedImages, Augment, ImageSet, batch_indices, to_float
 from daptkit.data.augment import N_DRAWS
 from daptkit.method import TaskInfo
 from daptkit.train.device import derive_seed
@@ -34,7 +34,8 @@ class Domain:
     """The images of one domain.
 
     Args:
-        images: decoded images; row i of everything else is row i of ``images.table``.
+        images: decoded images, or these as a method changes them; row i of everything else is row i
+            of ``images.table``.
         groups: (N,) patient number of each image; one per image where patients are unknown.
         labels: (N,) class indices of source images; ``None`` for the target, always.
         trunk: (N, D') cached trunk features of a frozen run, else ``None``.
@@ -42,7 +43,7 @@ class Domain:
             passes read ``trunk``.
     """
 
-    images: ImageSet
+    images: ImageSet | AlignedImages
     groups: Rows
     labels: Rows | None = None
     trunk: Tensor | None = None
@@ -58,6 +59,11 @@ class Domain:
             return _CHUNK
         size = self.images.conversion.img_size
         return min(_CHUNK, max(1, _CHUNK_VALUES // (self.images.conversion.in_chans * size**2)))
+
+    def chunks(self, rows: Rows) -> Iterator[Rows]:
+        """Yield ``rows`` in order, as many at a time as one forward of a whole-split pass takes."""
+        for start in range(0, len(rows), self.chunk):
+            yield rows[start : start + self.chunk]
 
     def inputs(self, batches: Iterator[Rows]) -> Iterator[Tensor]:
         """Yield the model's inputs of each batch of rows, on the CPU.

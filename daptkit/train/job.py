@@ -11,11 +11,14 @@ from torch import Tensor
 from daptkit.config import AdaptConfig
 from daptkit.method import Method
 from daptkit.model import AdaptNet
+from daptkit.model.norms import Statistics
 from daptkit.run import RunFolder
 from daptkit.train.device import Precision
 from daptkit.train.domains import TaskData
 from daptkit.train.inference import SplitPasses
 from daptkit.train.progress import Reporter
+from daptkit.train.scoreset import ScoreSet
+from daptkit.train.selection import Choice, Rule
 from daptkit.train.world import ALONE, World
 
 
@@ -39,6 +42,9 @@ class Job:
         twin: passes of the source-only model, for methods that ask; ``None`` in folds.
         world: processes that train it together.
         events: whether plugins of the group ``daptkit.events`` hear of it.
+        scores: what every epoch is scored by.
+        rule: what the epoch to deliver is chosen by; ``None`` for the last one.
+        stop_epoch: epoch to end after, of a schedule that is longer; ``None`` for the whole.
     """
 
     folder: RunFolder | None
@@ -56,6 +62,9 @@ class Job:
     twin: SplitPasses | None = None
     world: World = ALONE
     events: bool = True
+    scores: ScoreSet = field(default_factory=ScoreSet)
+    rule: Rule | None = None
+    stop_epoch: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +79,8 @@ class FitResult:
         notes: lines that methods told the user.
         parts: in how many parts a batch was passed at the end.
         passes: whole-split passes of the trained model.
+        choice: of the epoch whose model this is; ``None`` where it is the last in any case.
+        statistics: what the target is normalised by, by layer, where it is not the model's own.
     """
 
     class_weights: Tensor
@@ -79,3 +90,5 @@ class FitResult:
     notes: tuple[str, ...] = ()
     parts: int = 1
     passes: SplitPasses
+    choice: Choice | None = None
+    statistics: Statistics = field(default_factory=dict)

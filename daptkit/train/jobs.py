@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from daptkit.config import AdaptConfig
 from daptkit.host import LoadedMethod
@@ -18,6 +20,7 @@ from daptkit.train.domains import TaskData
 from daptkit.train.job import Job
 from daptkit.train.prepare import Prepared
 from daptkit.train.progress import Reporter
+from daptkit.train.scoreset import ScoreSet
 from daptkit.train.world import ALONE, World
 
 
@@ -33,6 +36,9 @@ class JobMaker:
         methods: methods of the run; none for source-only.
         world: processes of the run.
         label: what a model without methods is called.
+        scores: what every epoch is scored by.
+        stop_epoch: epoch that the jobs end after; ``None`` for the last one.
+        states: what methods start from that were fitted before, by name.
     """
 
     prepared: Prepared
@@ -42,6 +48,9 @@ class JobMaker:
     methods: tuple[LoadedMethod, ...] = ()
     world: World = ALONE
     label: str = "source-only"
+    scores: ScoreSet = field(default_factory=ScoreSet)
+    stop_epoch: int | None = None
+    states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
@@ -66,6 +75,8 @@ class JobMaker:
             label=self.config.method if self.methods else self.label,
             identity=self._identity(),
             world=self.world,
+            scores=self.scores,
+            stop_epoch=self.stop_epoch,
         )
 
     def try_methods(self) -> None:
@@ -80,7 +91,10 @@ class JobMaker:
     def _create(self, method: LoadedMethod, task: TaskInfo) -> Method:
         name = method.spec.name
         values = self.config.method_options.get(name, {})
-        return method.create(build_options(method.spec.options, values, f"{name}."), task)
+        made = method.create(build_options(method.spec.options, values, f"{name}."), task)
+        if name in self.states:
+            made.load_state_dict(dict(self.states[name]))
+        return made
 
     def _identity(self) -> str:
         parts = [self.prepared.fingerprints, self.prepared.conversion.to_json()]

@@ -12,6 +12,7 @@ from daptkit.data import steps_per_epoch
 from daptkit.errors import DaptkitError
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
+from daptkit.train.aligning import Alignment
 from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
@@ -27,6 +28,8 @@ from daptkit.train.optim import schedule_factor
 from daptkit.train.parallel import gather_of, parallel
 from daptkit.train.report import method_reports
 from daptkit.train.roles import Roles
+from daptkit.train.scoring import EpochScores
+from daptkit.train.selection import Choice
 from daptkit.train.signals import StopRequest, obey, stop_on_signals
 from daptkit.train.step import Step
 from daptkit.train.update import Updater
@@ -44,6 +47,7 @@ class Trainer:
         config, data = job.config, job.data
         self.device = job.precision.device
         self.world = job.world
+        self.alignment = Alignment(job, lambda: self._context(self._plain))
         self.module = Step(
             job.net,
             job.methods,
@@ -51,6 +55,8 @@ class Trainer:
             split=config.bn == "split",
             gather=gather_of(job.world),
             backbone=training_backbone(job),
+            apart=self.alignment.apart,
+            aligner=self.alignment.aligner,
         )
         self.module.to(self.device)
         self.gradual = Gradual(job.net) if config.finetune == "gradual" else None
@@ -62,13 +68,19 @@ class Trainer:
         )
         self.epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / self.per_epoch))
         self.total = self.per_epoch * self.epochs
+        self.end = self.per_epoch * min(job.stop_epoch or self.epochs, self.epochs)
         self.window = Window()
         self.notes: list[str] = []
         self.step = 0
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._passes = TrainingPasses(job.net, data, job.precision, job.world)
+        self._scores = EpochScores(job)
+        passed = (job.net, data, job.precision, job.world)
+        sights = self.alignment.sight
+        self._passes = TrainingPasses(*passed, asked=self._scores.asked, sights=sights)
+        self._plain = TrainingPasses(*passed)
+        self._delivered = False
         self.metrics: MetricsLog | None = None
         self._continue()
         self._parallel = parallel(self.module, self.world)
@@ -88,12 +100,15 @@ class Trainer:
                     self._call("on_fit_start")
                 self._emit(Event(kind="fit_start", step=self.step))
                 reporter.start(self.job.label, self.total, self.step)
-                while self.step < self.total:
+                while self.step < self.end:
                     self._train_epoch(request)
                     self._end_epoch()
                     self._save()
                     obey(self.world.agreed(request.signal))
-                self._call("on_fit_end")
+                choice = self._select()
+                self._call("on_fit_end", delivered=True)
+                # Before methods report of it.
+                self.alignment.sight("target")
                 obey(self.world.agreed(request.signal))
         finally:
             reporter.stop()
@@ -108,16 +123,20 @@ class Trainer:
             notes=tuple(self.notes),
             parts=self.updater.parts,
             passes=self._passes.now(delivered=True),
+            choice=choice,
+            statistics=self.alignment.statistics(),
         )
 
     def _train_epoch(self, request: StopRequest) -> None:
         job = self.job
-        self._passes.forget()
-        self.module.train()
         if self.step % self.per_epoch == 0:
             self.class_weights, self.target_prior = self.world.same(
                 (self.roles.class_weights(), self.roles.target_prior())
             )
+            self.alignment.begin(self.class_weights)
+        self._passes.forget()
+        self._plain.forget()
+        self.module.train()
         weights = self.class_weights.to(self.device)
         prior = None if self.target_prior is None else self.target_prior.to(self.device)
         generator = torch.Generator(self.device)
@@ -142,6 +161,7 @@ class Trainer:
                 obey(stop)
         # What follows an epoch measures the model.
         self.updater.check(self.step)
+        self.alignment.trained()
 
     def _train_step(
         self,
@@ -195,11 +215,21 @@ class Trainer:
         self._emit(Event(kind="log", step=self.step, values={"lr": rate, **values}))
 
     def _end_epoch(self) -> None:
-        context = self._call("on_epoch_end")
+        # Epochs that are compared are passed in one precision, the last one too.
+        apart = self._scores.selects and self.job.precision.enabled
+        delivered = self.step == self.end and not apart
+        context = self._call("on_epoch_end", delivered=delivered)
         values = self.world.same(validation_values(context))
+        values |= self._scores.after_epoch(
+            context.epoch,
+            self._passes.now(delivered=delivered),
+            self.module,
+            in_force=(self.class_weights, self.target_prior),
+            last=self.step == self.end,
+        )
         self._write({"kind": "epoch", "step": self.step, "epoch": context.epoch, "values": values})
         self._emit(Event(kind="epoch_end", step=self.step, values=values))
-        if self.gradual is not None and self.step < self.total:
+        if self.gradual is not None and self.step < self.end:
             self._unfreeze(self.gradual, context.epoch, values["source_val_loss"])
 
     def _unfreeze(self, gradual: Gradual, epoch: int, loss: float) -> None:
@@ -215,10 +245,29 @@ class Trainer:
                 Event(kind="unfreeze", step=self.step, values={"trained_stages": changed.trained})
             )
 
-    def _call(self, hook: str) -> EpochContext:
+    def _select(self) -> Choice | None:
+        """Bring the model of the chosen epoch back; ``None`` where it is the last in any case."""
+        choice, in_force = self._scores.bring_back(self.module)
+        if in_force is not None:
+            self.class_weights, self.target_prior = in_force
+            self._passes.forget()
+            self._plain.forget()
+        if choice is not None:
+            self.alignment.resume(self.class_weights)
+        return choice
+
+    def _call(self, hook: str, *, delivered: bool = False) -> EpochContext:
         self.module.eval()
-        context = EpochContext(
-            passes=self._passes.now(delivered=self.step == self.total),
+        self._delivered = delivered
+        context = self._context(self._passes)
+        for name, method in self.job.methods.items():
+            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
+                getattr(method, hook)(context)
+        return context
+
+    def _context(self, passes: TrainingPasses) -> EpochContext:
+        return EpochContext(
+            passes=passes.now(delivered=self._delivered),
             twin=self.job.twin,
             class_weights=self.class_weights,
             epoch=self.step // self.per_epoch,
@@ -227,10 +276,6 @@ class Trainer:
             finetune=self.job.config.finetune,
             note=self._note,
         )
-        for name, method in self.job.methods.items():
-            with plugin_guard(name, self.job.packages[name], f"{hook}()"):
-                getattr(method, hook)(context)
-        return context
 
     def _emit(self, event: Event) -> None:
         if self.job.events and self.world.leads:
@@ -254,6 +299,7 @@ class Trainer:
         check_weights(self.module, self.step)
         if self.job.folder is not None:
             self.world.first(self._write_checkpoint)
+            self._scores.tidy()
 
     def _write_checkpoint(self) -> None:
         assert self.job.folder is not None
@@ -272,6 +318,7 @@ class Trainer:
                 "window": self.window.state(),
                 "notes": self.notes,
                 "gradual": None if self.gradual is None else self.gradual.state(),
+                "selection": self._scores.state(),
             },
         )
 
@@ -301,10 +348,12 @@ class Trainer:
         self.updater.load_state(state)
         self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
         self.step = int(state["step"])
+        self.alignment.resume(self.class_weights)
         self.window = Window.from_state(state["window"], self.device)
         self.notes = list(state["notes"])
         if self.gradual is not None:
             self.gradual.load_state(state["gradual"])
+        self._scores.load_state(state.get("selection"))
         if state["processes"] != self.world.size:
             self.job.reporter.line(
                 f"{self.job.label}: continued by {self.world.size} processes instead of"

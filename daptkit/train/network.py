@@ -13,7 +13,9 @@ from daptkit.data import Conversion
 from daptkit.errors import DataError, UsageError
 from daptkit.model import (
     AdaptNet,
+    LoadedModel,
     ModelConfig,
+    StoredAlignment,
     WeightsReport,
     build_model,
     init_from,
@@ -38,6 +40,8 @@ class NetworkSource:
         conversion: stored conversion of ``--init-from``'s model folder, if it has one.
         weights: which weights were loaded, or ``None``.
         backbone_scale: backbone's learning rate over the head's.
+        alignments: what methods do at prediction of the model of ``--init-from``; of no use here,
+            since they are of the target that it was trained for.
     """
 
     template: AdaptNet
@@ -46,6 +50,7 @@ class NetworkSource:
     conversion: Conversion | None
     weights: WeightsReport | None
     backbone_scale: float
+    alignments: tuple[StoredAlignment, ...] = ()
 
     def make(self, device: torch.device) -> AdaptNet:
         """Return a fresh copy on a device."""
@@ -76,7 +81,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
         raise UsageError(f"{' and '.join(given)} exclude each other; name one source of weights.")
     torch.manual_seed(derive_seed(config.seed, 0))
     weights: WeightsReport | None = None
-    conversion: Conversion | None = None
+    stored: LoadedModel | None = None
     if config.init_from:
         net, model_config, owned, weights = init_from(
             config.init_from,
@@ -92,7 +97,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
             trust=config.trust,
         )
         _check_classes(owned, classes)
-        classes, conversion = owned, _stored_conversion(config.init_from)
+        classes, stored = owned, _stored_model(config.init_from)
     else:
         model_config = resolve_model_config(
             config.model,
@@ -116,9 +121,10 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
         template=net,
         config=model_config,
         classes=classes,
-        conversion=conversion,
+        conversion=None if stored is None else Conversion.from_json(stored.conversion),
         weights=weights,
         backbone_scale=(0.1 if loaded else 1.0) if scale is None else scale,
+        alignments=() if stored is None else stored.alignments,
     )
 
 
@@ -135,10 +141,7 @@ def _check_classes(owned: tuple[str, ...], source: tuple[str, ...]) -> None:
         )
 
 
-def _stored_conversion(path: str) -> Conversion | None:
-    """Return how the model folder's own images were converted, so that ours are too."""
+def _stored_model(path: str) -> LoadedModel | None:
+    """Return the model folder, if it is one, whose images were converted as ours shall be."""
     folder = model_folder(Path(path))
-    if folder is None:
-        return None
-    loaded = load_model_folder(folder, factories=plugin_backbones())
-    return Conversion.from_json(loaded.conversion)
+    return None if folder is None else load_model_folder(folder, factories=plugin_backbones())

@@ -100,11 +100,15 @@ def run_figures(
             name: _source_validation(prepared, model)
             for name, model in {**({SCRATCH: scratch} if scratch else {}), **columns}.items()
         },
+        "calibration": {
+            name: model.choice and model.choice.to_json() for name, model in columns.items()
+        },
         "forgotten": None if adapted is None else _forgotten(config, prepared, twin, adapted),
         "divergence": {
             name: _divergence(prepared, model, config.seed) for name, model in columns.items()
         },
         "prior": _priors(prepared, twin, adapted, scratch),
+        "selection": None if final.fit.choice is None else final.fit.choice.to_json(),
         "prior_interval": "patient" if _patients_known(prepared) else "image",
         "collapse": collapse_check(predicted, prepared.classes).to_json(),
         "notes": list(final.fit.notes),

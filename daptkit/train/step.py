@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ from daptkit.model import AdaptNet
 from daptkit.nn import weighted_mean
 from daptkit.nn.moments import reciprocal
 from daptkit.nn.precision import full_precision
+from daptkit.train.aligning import FeatureAligner, joined_align
 from daptkit.train.domains import DomainInputs
 from daptkit.train.gather import Gather, batch_norm_over
 from daptkit.train.guard import batchnorm_guard, plugin_guard
+from daptkit.train.sight import Align
 
 _cross_entropy = full_precision(functional.cross_entropy)
 
@@ -64,6 +67,8 @@ class Step(nn.Module):
         gather: concatenates over the processes that share a batch, see
             :func:`daptkit.train.gather.gather_over`; ``None`` for one process.
         backbone: what is called in place of the model's backbone, such as its compiled form.
+        apart: as ``split``, but the running statistics are the source's.
+        aligner: what pooled features of each domain pass before the bottleneck.
     """
 
     def __init__(
@@ -75,9 +80,13 @@ class Step(nn.Module):
         split: bool = False,
         gather: Gather | None = None,
         backbone: Callable[[Tensor], Tensor] | None = None,
+        apart: bool = False,
+        aligner: FeatureAligner | None = None,
     ) -> None:
         super().__init__()
-        self.split = split
+        self.split = split or apart
+        self.apart = apart
+        self.aligner = aligner
         self.gather = gather
         self.backbone = backbone
         self.net = net
@@ -112,19 +121,19 @@ class Step(nn.Module):
 
         Source and target pass the model in one concatenated forward, so that normalisation layers
         see both, or, ``split``, one after the other, each normalised by itself; then running
-        statistics are the target's. The classification loss is the mean weighted by
-        ``class_weights`` (K,), over the rows of all processes. Each process passes its own rows,
-        as many as every other, and finds the losses of them all.
+        statistics are the target's, or, ``apart``, the source's. The classification loss is the
+        mean weighted by ``class_weights`` (K,), over the rows of all processes. Each process passes
+        its own rows, as many as every other, and finds the losses of them all.
 
         Of a ``part`` of a batch the losses are its contributions, which sum over the parts to the
         classification loss of the whole batch and to the mean of each loss of a method.
         """
         n_source = len(source.inputs)
         other = None if target is None else target.inputs
-        with batchnorm_guard(1 if part is None else part.of):
-            logits, taps = self._pass(source.inputs, other, from_trunk)
         assert source.labels is not None
         weights = class_weights[source.labels]
+        with batchnorm_guard(1 if part is None else part.of):
+            logits, taps = self._pass(source.inputs, other, from_trunk, weights)
         # A slice of all rows would still be copied in the backward pass.
         own = logits if target is None else logits[:n_source]
         cross_entropy = _cross_entropy(own, source.labels, reduction="none")
@@ -148,7 +157,8 @@ class Step(nn.Module):
         def forward(extra: Tensor) -> DomainBatch:
             # Running statistics are those of the batches, whatever else a method looks at.
             with self.net.running_statistics_held():
-                extra_logits, extra_taps = self._run(extra, from_trunk)
+                align = self._align("target", ones.new_ones(len(extra)))
+                extra_logits, extra_taps = self._run(extra, from_trunk, align)
             return DomainBatch(
                 logits=extra_logits,
                 taps=extra_taps,
@@ -178,24 +188,43 @@ class Step(nn.Module):
         return StepResult(losses, logs)
 
     def _pass(
-        self, source: Tensor, target: Tensor | None, from_trunk: bool
+        self, source: Tensor, target: Tensor | None, from_trunk: bool, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits and taps of both domains, source first."""
-        if target is None or not self.split:
-            inputs = source if target is None else torch.cat([source, target])
-            logits, taps = self._run(inputs, from_trunk)
-            return logits, taps
-        # The delivered model works at the target, whose statistics it shall hold.
-        with self.net.running_statistics_held():
-            logits_s, taps_s = self._run(source, from_trunk)
-        logits_t, taps_t = self._run(target, from_trunk)
+        align_s = self._align("source", weights)
+        if target is None:
+            return self._run(source, from_trunk, align_s)
+        n_source = len(source)
+        align_t = self._align("target", weights.new_ones(len(target)))
+        if not self.split:
+            align = None
+            if align_s is not None and align_t is not None:
+                # Each domain by itself, though they pass the rest together.
+                align = joined_align(n_source, align_s, align_t)
+            return self._run(torch.cat([source, target]), from_trunk, align)
+        # The delivered model works at the target, whose statistics it shall hold, unless these
+        # are kept apart from the source's.
+        with self._held(not self.apart):
+            logits_s, taps_s = self._run(source, from_trunk, align_s)
+        with self._held(self.apart):
+            logits_t, taps_t = self._run(target, from_trunk, align_t)
         taps = {name: torch.cat([taps_s[name], taps_t[name]]) for name in taps_s}
         return torch.cat([logits_s, logits_t]), taps
 
-    def _run(self, inputs: Tensor, from_trunk: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def _held(self, held: bool) -> contextlib.AbstractContextManager[None]:
+        return self.net.running_statistics_held() if held else contextlib.nullcontext()
+
+    def _align(self, domain: str, weights: Tensor) -> Align | None:
+        if self.aligner is None:
+            return None
+        return self.aligner.of_batch(domain, weights, self.gather or _alone)
+
+    def _run(
+        self, inputs: Tensor, from_trunk: bool, align: Align | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with batch_norm_over(self.gather):
             logits, taps = self.net(
-                inputs, self.layers, from_trunk=from_trunk, backbone=self.backbone
+                inputs, self.layers, from_trunk=from_trunk, backbone=self.backbone, align=align
             )
         return logits, taps
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from daptkit.config import AdaptConfig
-from daptkit.data import Augment, Conversion
+from daptkit.data import AlignedImages, Augment, Conversion
 from daptkit.model import AdaptNet, FeatureCache, default_cache_dir
 from daptkit.model.cache import Images
 from daptkit.model.network import evaluating
@@ -48,6 +48,8 @@ def with_trunk(
 ) -> tuple[TaskData, int]:
     """Return the data with the trunk's features of both domains, and how many were cached.
 
+    A domain that has features already keeps them.
+
     With ``--trunk-views V`` there are also the features of V augmented views of each image that is
     trained on, or held out: cross-fitting trains on those too. A view costs as much as the plain
     features, once for each seed and preset. The data's own augmentation is then done.
@@ -71,32 +73,48 @@ def with_trunk(
             cache=cache,
             net=net,
             domain=domain,
-            key_parts={"data": fingerprints[name], "conversion": conversion.to_json()},
+            key_parts={
+                "data": fingerprints[name],
+                "conversion": conversion.to_json(),
+                **alignment_key(domain),
+            },
             device=device,
             reporter=reporter,
             name=name,
             world=world,
         )
         for name, domain in (("source", data.source), ("target", data.target))
+        if domain.trunk is None
     }
     plain = {name: reading.plain() for name, reading in readers.items()}
     hits = cache.hits
-    reporter.line(f"trunk features: {hits} of 2 domains from the cache, {cache.misses} computed")
+    reporter.line(
+        f"trunk features: {hits} of {len(readers)} domains from the cache, {cache.misses} computed"
+    )
     views: dict[str, TrunkViews | None] = dict.fromkeys(readers)
     if data.augment is not None:
         missed = cache.misses
         held_out_too = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-        for name, rows in (("source", held_out_too), ("target", data.target_rows)):
-            views[name] = readers[name].views(rows, data.augment, config)
+        rows = {"source": held_out_too, "target": data.target_rows}
+        for name, reading in readers.items():
+            views[name] = reading.views(rows[name], data.augment, config)
         reporter.line(
-            f"augmented views: {cache.hits - hits} of {2 * config.trunk_views} from the cache,"
-            f" {cache.misses - missed} computed"
+            f"augmented views: {cache.hits - hits} of {len(readers) * config.trunk_views} from the"
+            f" cache, {cache.misses - missed} computed"
         )
     if cache.corrupted:
         reporter.line(f"{cache.corrupted} damaged entries of the feature cache were replaced")
-    source = replace(data.source, trunk=plain["source"], views=views["source"])
-    target = replace(data.target, trunk=plain["target"], views=views["target"])
-    return replace(data, source=source, target=target, augment=None), hits
+    filled: dict[str, Any] = {
+        name: replace(reading.domain, trunk=plain[name], views=views[name])
+        for name, reading in readers.items()
+    }
+    return replace(data, **filled, augment=None), hits
+
+
+def alignment_key(domain: Domain) -> dict[str, str]:
+    """Return what keeps features of changed images apart from those of the images as they are."""
+    images = domain.images
+    return {"alignment": images.fingerprint} if isinstance(images, AlignedImages) else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,8 @@ _IRRELEVANT = frozenset(
         "from_scratch",
         "auto_batch",
         "guard",
+        # The baseline is always the model of the last epoch.
+        "select",
     }
 )
 _METRICS, _HELD_OUT, _CHECKSUMS = "metrics.jsonl", "held_out.safetensors", "sha256.json"

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from daptkit.assess import Sample, Verdict, estimate_accuracy, judge, sample_under_rule
 from daptkit.assess.accuracy.estimates import estimate_draws
+from daptkit.assess.accuracy.heads import resampled_heads
 from daptkit.shift import ShiftDiagnosis, diagnose_shift, feature_gap
+from daptkit.shift.movedprior import drawn_patients
 from daptkit.train.deliver import Delivered
-from daptkit.train.domains import Rows
+from daptkit.train.domains import Domain
 from daptkit.train.inference import as_numpy
 from daptkit.train.prepare import Prepared
+from daptkit.train.scratch import SCRATCH
 
-HEADS = 5
-"""Heads trained apart on resampled patients, whose agreement is evidence."""
-MAX_FOR_HEADS = 2000
-"""Source images that a head is trained on at most."""
 PERMUTATIONS = 199
+MAX_FOR_SHIFT = 1500
+"""Images of a site, of whole patients, that a run diagnoses the shift on at most."""
 N_BOOTSTRAP = 300
 
 Classes = npt.NDArray[np.int64]
@@ -38,12 +36,14 @@ class Judgement:
         diagnosis: of the shift, on the twin's features.
         estimates: model to its accuracy estimates, plain values.
         guard: whether the verdict decides what is delivered.
+        raises_confidence: whether a method's loss raises confidence on the target.
     """
 
     verdict: Verdict
     diagnosis: ShiftDiagnosis
     estimates: dict[str, list[dict[str, Any]]]
     guard: bool
+    raises_confidence: bool = False
 
     @property
     def delivers_twin(self) -> bool:
@@ -55,6 +55,7 @@ class Judgement:
         return {
             **self.verdict.to_json(),
             "guard": self.guard,
+            "raises_confidence": self.raises_confidence,
             "delivered": "source-only" if self.delivers_twin else "adapted",
             "shift": {
                 "kind": self.diagnosis.kind,
@@ -66,7 +67,15 @@ class Judgement:
 
 
 def judge_run(
-    prepared: Prepared, twin: Delivered, adapted: Delivered, *, guard: bool, seed: int
+    prepared: Prepared,
+    twin: Delivered,
+    adapted: Delivered,
+    *,
+    guard: bool,
+    seed: int,
+    diagnosis: ShiftDiagnosis | None = None,
+    raises_confidence: bool = False,
+    scratch: Delivered | None = None,
 ) -> Judgement:
     """Judge an adapted model beside its source-only twin; no target label is read.
 
@@ -76,11 +85,16 @@ def judge_run(
         adapted: the model of the methods.
         guard: ``--guard``.
         seed: of resampling.
+        diagnosis: :func:`diagnose_twin`, where it was made before.
+        raises_confidence: whether a method of the run declares that its loss raises confidence.
+        scratch: the same network from random weights, where it was asked for: its estimates stand
+            beside the others' and have no part in the verdict.
     """
-    diagnosis = diagnose_twin(prepared, twin, seed)
+    diagnosis = diagnosis or diagnose_twin(prepared, twin, seed)
     kind = diagnosis.kind
-    samples = {name: model_sample(prepared, m) for name, m in _named(twin, adapted)}
-    heads = {name: linear_heads(prepared, m, seed) for name, m in _named(twin, adapted)}
+    models = {"source-only": twin, "adapted": adapted, **({SCRATCH: scratch} if scratch else {})}
+    samples = {name: model_sample(prepared, m) for name, m in models.items()}
+    heads = {name: linear_heads(prepared, m, seed) for name, m in models.items()}
     drawn = {
         name: estimate_draws(sample, target_heads=heads[name], n_bootstrap=N_BOOTSTRAP, seed=seed)
         for name, sample in samples.items()
@@ -96,6 +110,7 @@ def judge_run(
         prior_low=None if trusted is None else as_numpy(trusted[0]),
         prior_high=None if trusted is None else as_numpy(trusted[1]),
         feature_gap=_gap(prepared, twin, diagnosis, seed),
+        raises_confidence=raises_confidence,
         classes=prepared.classes,
         n_bootstrap=N_BOOTSTRAP,
         seed=seed,
@@ -108,51 +123,75 @@ def judge_run(
         ]
         for name, sample in samples.items()
     }
-    return Judgement(verdict=verdict, diagnosis=diagnosis, estimates=estimates, guard=guard)
-
-
-def _named(twin: Delivered, adapted: Delivered) -> tuple[tuple[str, Delivered], ...]:
-    return ("source-only", twin), ("adapted", adapted)
+    return Judgement(
+        verdict=verdict,
+        diagnosis=diagnosis,
+        estimates=estimates,
+        guard=guard,
+        raises_confidence=raises_confidence,
+    )
 
 
 def model_sample(prepared: Prepared, model: Delivered) -> Sample:
     """Return what a model says of the images that its rule was fitted on, and of the target."""
     data, held = prepared.data, model.held_out
-    every = np.sort(np.concatenate([data.train_rows, data.val_rows]))
-    rows = every if held.folds > 1 else data.val_rows
     return sample_under_rule(
         model.rule,
         held.logits,
         held.labels,
         model.passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
+        source_groups=data.source.groups[held.rows(data)],
         target_groups=data.target.groups[data.target_rows],
     )
 
 
 def diagnose_twin(prepared: Prepared, twin: Delivered, seed: int) -> ShiftDiagnosis:
-    """Diagnose the shift on images of the source that the twin was not trained on."""
+    """Diagnose the shift on images of the source that the twin was not trained on.
+
+    Of more than :data:`MAX_FOR_SHIFT` images of a site, those of whole patients drawn by ``seed``;
+    the caveats say how many.
+    """
     data, passes = prepared.data, twin.passes
     assert data.source.labels is not None
-    rows = np.sort(data.val_rows)
+    source, target = data.source.groups, data.target.groups
+    every_s, every_t = np.sort(data.val_rows), data.target_rows
+    rows = every_s[drawn_patients(source[every_s], MAX_FOR_SHIFT, seed)]
+    columns = every_t[drawn_patients(target[every_t], MAX_FOR_SHIFT, seed)]
     places = np.searchsorted(passes.source_rows, rows)
-    return diagnose_shift(
+    found = diagnose_shift(
         passes.source_features[places],
         passes.source_logits[places],
         data.source.labels[rows],
-        passes.target_features[data.target_rows],
-        passes.target_logits[data.target_rows],
-        source_groups=data.source.groups[rows],
-        target_groups=data.target.groups[data.target_rows],
+        passes.target_features[columns],
+        passes.target_logits[columns],
+        source_groups=source[rows],
+        target_groups=target[columns],
         permutations=PERMUTATIONS,
         seed=seed,
     )
+    drawn = [
+        f"The shift was diagnosed on {len(some)} of {len(every)} {name} images, those of"
+        f" {len(np.unique(groups[some]))} {unit} drawn at random."
+        for name, every, some, groups, unit in (
+            ("held-out source", every_s, rows, source, _unit(data.source)),
+            ("target", every_t, columns, target, _unit(data.target)),
+        )
+        if len(some) < len(every)
+    ]
+    return replace(found, caveats=(*found.caveats, *drawn)) if drawn else found
+
+
+def _unit(domain: Domain) -> str:
+    return "patients" if domain.images.table.patients_known else "images taken for patients"
 
 
 def _gap(prepared: Prepared, twin: Delivered, diagnosis: ShiftDiagnosis, seed: int) -> float | None:
     if diagnosis.target_prior is None:
         return None
     data, passes = prepared.data, twin.passes
+    if np.array_equal(passes.source_rows, np.sort(data.val_rows)):
+        # The diagnosis has measured it, on the same images.
+        return diagnosis.target_prior.feature_gap
     assert data.source.labels is not None
     return feature_gap(
         passes.source_features,
@@ -177,26 +216,5 @@ def linear_heads(prepared: Prepared, model: Delivered, seed: int) -> Classes | N
     scale = np.where(deviation > 1e-9, deviation, 1.0)
     source = (passes.source_features - mean) / scale
     target = (passes.target_features[data.target_rows] - mean) / scale
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(HEADS):
-        rows = _drawn_rows(groups, rng)
-        if len(np.unique(labels[rows])) < 2:
-            return None
-        head = LogisticRegression(C=0.1, max_iter=200)
-        with warnings.catch_warnings():
-            # A head that stops early is another head, which is what is wanted.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            head.fit(source[rows], labels[rows])
-        found.append(head.predict(target))
-    return np.asarray(found, dtype=np.int64)
-
-
-def _drawn_rows(groups: Rows, rng: np.random.Generator) -> Rows:
-    """Return the rows of patients drawn with replacement, about as many rows as there are."""
-    patients, numbers = np.unique(groups, return_inverse=True)
-    times = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))
-    rows = np.repeat(np.arange(len(groups)), times[numbers])
-    if len(rows) > MAX_FOR_HEADS:
-        rows = np.sort(rng.choice(rows, MAX_FOR_HEADS, replace=False))
-    return rows
+    found = resampled_heads(source, labels, groups, (target,), np.random.default_rng(seed))
+    return None if found is None else found[0]

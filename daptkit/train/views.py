@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from daptkit.data import Augment, ImageSet
+from daptkit.data import AlignedImages, Augment, ImageSet
 from daptkit.data.augment import N_DRAWS
 from daptkit.train.device import derive_seed
 
@@ -82,7 +82,12 @@ class ViewImages:
     """
 
     def __init__(
-        self, images: ImageSet, rows: Rows, augment: Augment, seed: int, number: int
+        self,
+        images: ImageSet | AlignedImages,
+        rows: Rows,
+        augment: Augment,
+        seed: int,
+        number: int,
     ) -> None:
         self._images, self._rows = images, rows
         self._augment, self._seed, self._number = augment, seed, number

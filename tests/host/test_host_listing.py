@@ -61,6 +61,15 @@ def test_six_broken_plugins_spoil_nothing_but_themselves(site):
     assert after == before
 
 
+def test_what_methods_declare_is_listed(site):
+    declared = HOOK + SPEC.format(", risks=frozenset({'own_predictions', 'adversarial'})")
+    site.method("pkg-risky", "risky", source=declared)
+    site.method("pkg-calm", "calm")
+    found = listing(site)
+    assert found["pkg-risky", "risky"]["risks"] == ["adversarial", "own_predictions"]
+    assert found["pkg-calm", "calm"]["risks"] == []
+
+
 def test_the_table_has_one_line_for_each_plugin(broken):
     broken.method("good-pkg", "good")
     done = broken.run("-m", "daptkit", "plugins", "list")

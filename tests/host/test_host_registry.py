@@ -89,6 +89,15 @@ BROKEN_MODULES = {
     "role as text": (HEAD + HOOK.format(spec(roles="'norm'")), "roles must be a frozenset"),
     "need": (HEAD + HOOK.format(spec(needs="frozenset({'sorce'})")), "Did you mean 'source'?"),
     "shift": (HEAD + HOOK.format(spec(addresses="frozenset({'prior'})")), "addresses has"),
+    "risk": (
+        HEAD + HOOK.format(spec(risks="frozenset({'adverserial'})")),
+        "Did you mean 'adversarial'?",
+    ),
+    "raises confidence": (
+        HEAD + HOOK.format(spec(raises_confidence="'no'")),
+        "raises_confidence is true or false, not 'no'",
+    ),
+    "look": (HEAD + HOOK.format(spec(corrects="frozenset({'color'})")), "Did you mean 'colour'"),
     "trains": (HEAD + HOOK.format(spec(trains="'head'")), "trains must be one of all"),
     "factory form": (HEAD + HOOK.format(spec(factory="'pkg_method'")), "the form 'module:name'"),
     "factory module": (HEAD + HOOK.format(spec(factory="'pkg_no:A'")), "no module 'pkg_no'"),

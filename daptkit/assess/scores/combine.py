@@ -84,22 +84,29 @@ class Selection:
         }
 
 
-def score_weights(kind: str | None, prior_known: bool) -> dict[str, float]:
+def score_weights(
+    kind: str | None, prior_known: bool, raises_confidence: bool = False
+) -> dict[str, float]:
     """Return the weight of each score under a diagnosis.
 
     Three families count alike, since scores of one family are fooled together: sureness (ATC one
     half, entropy and SND one quarter each), an even split (IM and BNM, one half each), and the
     weighted error at the source (IWCV). An even split counts only where the class frequencies are
     known to be the source's ("none", "covariate"); IM also where it compares with a trusted prior.
+    Where a candidate was trained to be sure of the target, scores of the target's predictions say
+    how well that went, and not how right it is: only the weighted error at the source counts.
 
     Args:
         kind: ``"none"``, ``"covariate"``, ``"label"``, ``"both"``, ``"unclear"`` or ``None``.
         prior_known: whether IM compares with a trusted prior.
+        raises_confidence: whether the loss of a candidate's method raises confidence on the target.
 
     Raises:
         UsageError: unknown kind.
     """
     reliability("atc", kind)
+    if raises_confidence:
+        return {name: float(name == "iwcv") for name in SCORES}
     even = 0.5 if kind in ("none", "covariate") else 0.0
     return {
         "im": 1.0 - even if prior_known else even,
@@ -118,6 +125,7 @@ def select(
     kind: str | None = None,
     prior_low: FloatArray | None = None,
     prior_high: FloatArray | None = None,
+    raises_confidence: bool = False,
 ) -> Selection:
     """Choose one of several checkpoints or methods without target labels.
 
@@ -143,6 +151,7 @@ def select(
         prior_low: (K,) lower ends of a trusted estimate of the target's prior; only with
             ``prior_high``.
         prior_high: (K,) upper ends.
+        raises_confidence: see :func:`score_weights`.
 
     Raises:
         UsageError: no candidate, or an unknown kind.
@@ -155,7 +164,7 @@ def select(
         {name: score_values(candidates[name]) for name in names},
         {name: veto(candidates[name], reference, prior_low, prior_high) for name in names},
         {name: source_accuracy(candidates[name]) for name in names},
-        score_weights(kind, known),
+        score_weights(kind, known, raises_confidence),
     )
 
 

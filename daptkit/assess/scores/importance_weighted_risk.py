@@ -83,6 +83,9 @@ def density_ratio(
     weights = np.zeros(n)
     for k in range(fold.max() + 1):
         train, test = fold != k, fold[:n] == k
+        if not test.any():
+            # The target has a patient more than the source to deal out.
+            continue
         model = LogisticRegression(C=REGULARISATION, max_iter=300)
         with warnings.catch_warnings():
             # Stopping early keeps the ratio closer to 1.

@@ -7,6 +7,7 @@ from typing import Any
 
 from daptkit.report.diagnosis import words
 from daptkit.report.diagnosis.figures import diagnosis_plots
+from daptkit.report.diagnosis.spectrum import spectrum_plots
 from daptkit.report.diagnosis.words import Found
 from daptkit.report.page import environment
 from daptkit.run import atomic_write, write_json
@@ -42,7 +43,7 @@ def render_diagnosis(found: Found) -> str:
             diagnosis=found["diagnosis"],
             run=found["run"],
             data=found["data"],
-            plots=diagnosis_plots(found),
+            plots=diagnosis_plots(found) | {"spectrum": spectrum_plots(found)},
             words=words,
         )
     )

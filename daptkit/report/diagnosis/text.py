@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from daptkit.report.diagnosis import words
 from daptkit.report.diagnosis.words import Found
+from daptkit.report.reading.words import RELIABILITY
 
 _WIDTH = 100
 _DIFFERENCES = 6
@@ -23,8 +24,7 @@ def summary_text(found: Found) -> str:
         words.TITLES[found["kind"]],
         "",
         *(_site(name, data[name]) for name in ("source", "target")),
-        f"heads on {found['run']['model']}"
-        f"{'' if found['run']['trained'] else ' (random weights)'} are right on"
+        f"{words.subject(found['run'])} right on"
         f" {100 * found['run']['source_accuracy']:.1f}% of held-out source images",
         "",
         *_questions(found),
@@ -33,6 +33,7 @@ def summary_text(found: Found) -> str:
         *_wrapped(found["diagnosis"]["level"]),
         "",
         *_appearance(found),
+        *_properties(found),
         f"Recommended: -m {recommended['methods']}",
         *_wrapped(recommended["reason"], "  "),
     ]
@@ -82,19 +83,36 @@ def _appearance(found: Found) -> list[str]:
     return [head, *lines, *([f"  and {more} more"] if more > 0 else []), ""]
 
 
+def _properties(found: Found) -> list[str]:
+    rows = words.properties(found)
+    if not any(row["differs"] for row in rows):
+        return []
+    lines = [
+        "Properties of the images that differ, and installed methods that say they are for them"
+    ]
+    for row in rows:
+        if row["differs"]:
+            methods = ", ".join(row["methods"]) or "no installed method"
+            lines += _wrapped(f"{row['name']}: {methods}", "  ")
+    alike = [row["name"] for row in rows if not row["differs"]]
+    return [*lines, *([f"  no difference found in {', '.join(alike)}"] if alike else []), ""]
+
+
 def _estimates(found: Found) -> list[str]:
     rows = found["accuracy_estimates"]
     if not rows:
         return []
-    lines = ["Accuracy of these heads at the target, each only under its assumption"]
+    lines = [
+        f"Accuracy of {words.whose(found['run'])} at the target, each only under its assumption"
+    ]
     for row in rows:
         value = words.interval(row["estimated_accuracy"])
         lines += [
             f"  {value.ljust(22)} {words.ESTIMATES.get(row['name'], row['name'])}:"
-            f" {words.RELIABILITY[row['reliability']]}",
+            f" {RELIABILITY[row['reliability']]}",
             *_wrapped(f"if {row['assumption']}", "      "),
         ]
-    return [*lines, ""]
+    return [*lines, *_wrapped(found["agreeing_heads"]["note"], "  "), ""]
 
 
 def _items(sentences: Sequence[str]) -> list[str]:

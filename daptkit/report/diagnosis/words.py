@@ -47,14 +47,6 @@ ESTIMATES = {
     "aline": "agreement on the line",
 }
 
-RELIABILITY = {
-    "holds": "should hold",
-    "indicative": "indicative",
-    "doubtful": "doubtful",
-    "fails": "fails here",
-    "unknown": "unknown",
-}
-
 STATISTICS = {
     "intensity_mean": "mean intensity",
     "intensity_q05": "intensity, 5th percentile",
@@ -65,9 +57,12 @@ STATISTICS = {
     "sharpness_laplacian": "sharpness (Laplacian)",
     "sharpness_gradient": "sharpness (gradient)",
     "resolution": "resolution",
-    "red_mean": "mean of red",
-    "green_mean": "mean of green",
-    "blue_mean": "mean of blue",
+    "low_frequencies": "share of low frequencies",
+    **{
+        f"{colour}_{key}": f"{said} {colour}"
+        for colour in ("red", "green", "blue")
+        for key, said in (("mean", "mean of"), ("spread", "spread of"), ("balance", "balance of"))
+    },
     "saturation": "colour saturation",
     "manufacturer": "manufacturer",
     "model": "scanner model",
@@ -75,9 +70,51 @@ STATISTICS = {
 }
 
 
+def subject(run: Found) -> str:
+    """Return whose predictions the diagnosis rests on: linear heads, or a model of a run."""
+    if run["by"] == "heads":
+        weights = "" if run["trained"] else " (random weights)"
+        return f"linear heads on {run['model']}{weights} are"
+    if run["by"] == "source-only":
+        return f"the run's source-only {run['model']} is"
+    return f"the run's {run['model']}, adapted by {run['method']}, is"
+
+
+def whose(run: Found) -> str:
+    """Return the same in two words."""
+    return "these heads" if run["by"] == "heads" else "this model"
+
+
+def backbone(run: Found) -> str:
+    """Say what the features are of."""
+    if run["by"] != "heads":
+        return f"{run['by']} model of a run"
+    return "frozen backbone" if run["trained"] else "random weights"
+
+
 def statistic(name: str) -> str:
     """Return the name of an image statistic or covariate."""
     return STATISTICS.get(name, name.replace("_", " "))
+
+
+PROPERTIES = {
+    "intensity": "brightness",
+    "shading": "light and shade over large areas",
+}
+
+
+def properties(found: Found) -> list[dict[str, Any]]:
+    """Return each property of the images that was measured: answer, effect and methods for it."""
+    return [
+        {
+            "name": PROPERTIES.get(look["name"], look["name"]),
+            "differs": look["differs"],
+            "statistic": statistic(look["strongest"]["name"]),
+            "effect": _signed(look["strongest"]["effect"]),
+            "methods": look["methods"],
+        }
+        for look in found["properties"]
+    ]
 
 
 def p_value(p: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from daptkit.report.figures.embedding import embedding_plots
 from daptkit.report.figures.frequencies import frequency_plots
+from daptkit.report.figures.levels import level_plots
 from daptkit.report.figures.points import Points, read_points
 from daptkit.report.figures.reliability import reliability_plots
 from daptkit.report.figures.stages import stage_plots
@@ -28,12 +29,13 @@ def draw(
         panels: series of training.
 
     Returns:
-        Plots by section: ``embedding``, ``stages``, ``frequencies``, ``training`` (one a panel) and
-        ``reliability``.
+        Plots by section: ``embedding``, ``images``, ``stages``, ``frequencies``, ``training`` (one
+        a panel) and ``reliability``.
     """
     with house_style():
         return {
             "embedding": embedding_plots(report, points),
+            "images": level_plots(report),
             "stages": stage_plots(report),
             "frequencies": frequency_plots(report),
             "training": training_plots(panels),

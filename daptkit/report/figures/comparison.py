@@ -16,7 +16,7 @@ from daptkit.report.figures.style import (
     share_ticks,
     to_svg,
 )
-from daptkit.report.reading.comparing import ESTIMATES, method_name
+from daptkit.report.reading.comparing import ESTIMATES, cells, method_name, rows, runs_of
 from daptkit.report.reading.words import clip
 
 Data = Mapping[str, Any]
@@ -37,16 +37,16 @@ _HEIGHT = 0.62
 
 def estimates_plot(data: Data) -> Plot:
     """Draw the estimated accuracies of every method: a small mark a run, a large one the mean."""
-    names = [n for n in ESTIMATES if any(f"estimate_{n}" in c["values"] for c in data["cells"])]
+    names = [n for n in ESTIMATES if any(f"estimate_{n}" in c["values"] for c in cells(data))]
     with house_style():
-        figure = new_figure(1.3 + _HEIGHT * len(data["methods"]))
+        figure = new_figure(1.3 + _HEIGHT * len(rows(data)))
         axes = figure.add_subplot()
         light_grid(axes, "x")
         step = 0.7 / max(len(names), 1)
         for number, name in enumerate(names):
             offset = (number - (len(names) - 1) / 2) * step
             _draw_estimate(axes, data, name, offset)
-        _rows(axes, data["methods"])
+        _rows(axes, rows(data))
         share_ticks(axes.xaxis)
         figure.legend(
             loc="outside upper left", ncols=2, borderpad=0.4, handletextpad=0.3, labelspacing=0.3
@@ -56,21 +56,21 @@ def estimates_plot(data: Data) -> Plot:
         name="estimates",
         svg=svg,
         title="Estimated accuracy at the target",
-        alt=f"Dot plot of {len(names)} estimates of accuracy for each of {len(data['methods'])}"
+        alt=f"Dot plot of {len(names)} estimates of accuracy for each of {len(rows(data))}"
         " methods; the table beside it gives the same numbers.",
     )
 
 
 def gains_plot(data: Data) -> Plot:
     """Draw what each run truly gained over the source-only model of its seed, with intervals."""
-    methods = [m for m in data["methods"] if m != "none"]
+    methods = [m for m in rows(data) if m != "none"]
     with house_style():
         figure = new_figure(0.9 + _HEIGHT * len(methods))
         axes = figure.add_subplot()
         light_grid(axes, "x")
         axes.axvline(0.0, color="#777777", linewidth=0.9)
         for row, method in enumerate(methods):
-            runs = [c for c in data["cells"] if c["method"] == method]
+            runs = runs_of(data, method)
             for number, cell in enumerate(runs):
                 offset = (number - (len(runs) - 1) / 2) * 0.6 / max(len(runs), 1)
                 _draw_gain(axes, data["audit"]["cells"].get(cell["name"]), row + offset)
@@ -88,12 +88,11 @@ def gains_plot(data: Data) -> Plot:
 def _draw_estimate(axes: Axes, data: Data, name: str, offset: float) -> None:
     colour, marker = _LOOKS[name]
     label: str | None = ESTIMATES[name]
-    for row, method in enumerate(data["methods"]):
+    for row, method in enumerate(rows(data)):
         runs = [
             value
-            for cell in data["cells"]
-            if cell["method"] == method
-            and (value := cell["values"].get(f"estimate_{name}")) is not None
+            for cell in runs_of(data, method)
+            if (value := cell["values"].get(f"estimate_{name}")) is not None
         ]
         if not runs:
             continue

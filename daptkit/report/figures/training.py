@@ -42,6 +42,8 @@ def _plot(number: int, panel: Panel) -> Plot:
         )
         for step in panel.marks[model]:
             axes.axvline(step, color=MODEL_COLOURS[model], linewidth=0.9, linestyle=(0, (1, 2)))
+    if panel.selected is not None:
+        axes.axvline(panel.selected, color=MODEL_COLOURS["adapted"], linewidth=1.1)
     if panel.is_share:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daptkit.report.reading.words import DASH, between, listing, percent
+from daptkit.report.reading.words import DASH, RELIABILITY, between, listing, percent
 
 Data = Mapping[str, Any]
+
+SCRATCH = "from-scratch"
+"""Row of the network from random weights, where it was asked for."""
 
 ESTIMATES = {
     "atc": "ATC",
@@ -39,8 +42,25 @@ _KINDS = {
 
 
 def method_name(method: str) -> str:
-    """Return a method's name; the one without any method says what it is."""
-    return "none (source-only)" if method == "none" else method
+    """Return a method's name; those without any method say what they are."""
+    return {"none": "none (source-only)", SCRATCH: "none, from scratch"}.get(method, method)
+
+
+def rows(data: Data) -> list[str]:
+    """Return what stands in a row of its own: the methods, and the network from random weights."""
+    return [*data["methods"], *([SCRATCH] if data["from_scratch"] else [])]
+
+
+def cells(data: Data) -> list[Data]:
+    """Return all runs, those of the network from random weights last."""
+    return [*data["cells"], *(data["from_scratch"] or {"cells": []})["cells"]]
+
+
+def summary(data: Data, method: str) -> Mapping[str, Any]:
+    """Return means and deviations over the seeds of a row."""
+    of = data["from_scratch"]["summary"] if method == SCRATCH else data["summary"][method]
+    found: Mapping[str, Any] = of
+    return found
 
 
 def shift_line(data: Data) -> str:
@@ -66,7 +86,7 @@ def assumptions(data: Data) -> list[tuple[str, str, str]]:
             if estimate["reliability"] not in levels:
                 levels.append(estimate["reliability"])
     return [
-        (ESTIMATES[name], assumption, listing(levels))
+        (ESTIMATES[name], assumption, listing([RELIABILITY[level] for level in levels]))
         for name, (assumption, levels) in found.items()
     ]
 
@@ -107,7 +127,7 @@ def warnings(data: Data) -> list[str]:
 
 def runs_of(data: Data, method: str) -> list[Data]:
     """Return the runs of a method."""
-    return [cell for cell in data["cells"] if cell["method"] == method]
+    return [cell for cell in cells(data) if cell["method"] == method]
 
 
 def rank_text(data: Data, method: str) -> str:
@@ -121,6 +141,8 @@ def rank_text(data: Data, method: str) -> str:
 def place(data: Data, cell: Data) -> str:
     """Return a run's place within its seed."""
     order = data["choice"]["seeds"][str(cell["seed"])]["order"]
+    if cell["method"] == SCRATCH:
+        return DASH
     return str(order.index(cell["method"]) + 1) if cell["method"] in order else "vetoed"
 
 
@@ -128,6 +150,13 @@ def estimate_columns(data: Data) -> list[tuple[str, str]]:
     """Return the estimates that some run has, with their titles."""
     here = {e["name"] for cell in data["cells"] for e in cell.get("estimates", ())}
     return [(name, title) for name, title in ESTIMATES.items() if name in here]
+
+
+def score_columns(data: Data) -> dict[str, str]:
+    """Return the selection scores with their titles, those of plugins after daptkit's own."""
+    here = dict.fromkeys(name for cell in data["cells"] for name in cell["values"])
+    found = [name.removeprefix("score_") for name in here if name.startswith("score_")]
+    return SCORE_NAMES | {name: name for name in found if name not in SCORE_NAMES}
 
 
 def estimate_text(cell: Data, name: str) -> str:
@@ -147,7 +176,18 @@ def weights_line(data: Data) -> str:
     if not weights or any(one != weights[0] for one in weights):
         return "Their weights follow from the diagnosis, which differs between the seeds."
     parts = [f"{SCORE_NAMES[n].split()[0]} {w:g}" for n, w in weights[0].items()]
-    return f"Weights under this diagnosis: {', '.join(parts)}."
+    return f"Weights under this diagnosis: {', '.join(parts)}.{_trained_confidence(data)}"
+
+
+def _trained_confidence(data: Data) -> str:
+    """Say why scores of the target's predictions do not count, where they do not."""
+    methods = data["choice"].get("raise_confidence", [])
+    if not methods:
+        return ""
+    return (
+        f" The loss of {listing(methods)} raises confidence on the target, right or not, so scores"
+        " of the target's predictions count only in seeds where that was vetoed."
+    )
 
 
 def audit_line(data: Data) -> str:
@@ -188,5 +228,5 @@ def recommendation(data: Data) -> str:
     return (
         f"Recommended by the scores without labels: {method_name(chosen)} (mean place"
         f" {choice['rank'][chosen]:.1f} over {of}). They can be wrong: label a small random sample"
-        " of target images before use."
+        f" of target images before use.{_trained_confidence(data)}"
     )

@@ -8,6 +8,12 @@ _SERIES = {
     "source_accuracy": "Source training accuracy",
     "source_val_loss": "Source validation loss",
     "source_val_accuracy": "Source validation accuracy",
+    "score/im": "Score: information maximisation",
+    "score/entropy": "Score: entropy",
+    "score/snd": "Score: soft neighbourhood density",
+    "score/bnm": "Score: nuclear norm",
+    "score/iwcv": "Score: importance-weighted risk",
+    "score/atc": "Score: thresholded confidence",
 }
 
 _WORDS = {
@@ -33,6 +39,20 @@ MEANINGS = {
     " between classes: high values speak against a mere shift of frequencies.",
 }
 """One sentence on a logged value, by its name without the method."""
+
+SCORES = {
+    "score/im": "Sure predictions of equally frequent classes; higher is better, if they are.",
+    "score/entropy": "How unsure the target’s predictions are; lower is better. Collapse and"
+    " over-confidence lower it too.",
+    "score/snd": "How densely the target’s predictions lie; higher is better, and highest where the"
+    " model collapsed.",
+    "score/bnm": "Sure and evenly spread predictions; higher is better, if classes are so.",
+    "score/iwcv": "Errors on held-out source images, weighted by how like the target’s they are;"
+    " lower is better.",
+    "score/atc": "Share of the target above the source’s threshold of confidence; higher is better."
+    " Over-confidence raises it too.",
+}
+"""One sentence on each score of an epoch, none of which reads a target label."""
 
 
 def series_title(key: str, kind: str) -> str:

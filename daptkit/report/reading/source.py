@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from daptkit.assess.summary import CALIBRATIONS
 from daptkit.report.reading.words import (
+    LONG,
     Report,
     count,
     is_adapted,
@@ -149,6 +151,23 @@ def calibration(report: Report, model: str) -> str:
         return text
     word = "too sure" if gap > 0 else "not sure enough"
     return f"{text} Uncalibrated, the model was {word} of itself."
+
+
+def calibration_choice(report: Report, model: str) -> str:
+    """Say which calibration was chosen, and by which figures; empty where no run recorded it."""
+    choice = report["calibration"][model].get("choice")
+    if choice is None:
+        return ""
+    text = f"The {LONG[model]} is calibrated by {CALIBRATIONS[choice['kind']]}."
+    if choice["nll"]:
+        parts = [f"{CALIBRATIONS[kind]} {number(v, 3)}" for kind, v in choice["nll"].items()]
+        text += (
+            " Negative log likelihood of patients that each fit had not seen, in nats:"
+            f" {', '.join(parts)}; of those within one standard error of the lowest, the one with"
+            " fewest values is used."
+        )
+    note = choice["note"]
+    return f"{text} {note[0].upper()}{note[1:]}." if note else text
 
 
 def _mean_gap(bins: list[dict[str, float]]) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from daptkit.assess.summary import unfrozen_text
-from daptkit.report.reading.names import MEANINGS, series_title
+from daptkit.assess.summary import selected_text, unfrozen_text
+from daptkit.report.reading.names import MEANINGS, SCORES, series_title
 from daptkit.report.reading.words import (
     LONG,
     Report,
@@ -52,6 +52,7 @@ class Panel:
         is_share: values lie in [0, 1] and are written as percentages.
         chance: value to mark as chance, if there is one.
         marks: model -> steps after which a further stage of the backbone was trained.
+        selected: step of the adapted model that was taken, where it was chosen among the epochs.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Panel:
     is_share: bool
     chance: float | None
     marks: dict[str, list[float]]
+    selected: float | None = None
 
 
 def panels(report: Report) -> list[Panel]:
@@ -112,7 +114,7 @@ def _panel(
         reading = read_loss(values)
     else:
         reading = _ends_sentence(values, share)
-    meaning = MEANINGS.get(key.partition("/")[2])
+    meaning = SCORES.get(key) or MEANINGS.get(key.partition("/")[2])
     if meaning is not None:
         reading = f"{meaning} {reading}"
     twin = lines.get("source-only")
@@ -129,7 +131,30 @@ def _panel(
         is_share=share,
         chance=CHANCE if discriminator else None,
         marks={m: unfrozen_at(report["training"][m]) for m in lines},
+        selected=selected_at(report) if "adapted" in lines else None,
     )
+
+
+def selected_at(report: Report) -> float | None:
+    """Return the step at which the adapted model was taken; ``None`` where that is the end."""
+    selection = report.get("selection")
+    if selection is None:
+        return None
+    steps = report["training"]["adapted"]["epoch_step"]
+    return float(steps[selection["epoch"] - 1])
+
+
+def selected(report: Report) -> str:
+    """Say which epoch's model was taken and why; nothing where it is the last in any case."""
+    selection = report.get("selection")
+    if selection is None:
+        return ""
+    text = (
+        f"The adapted model is that of epoch {selected_text(selection)}. No target label was read."
+    )
+    if selection["epoch"] == selection["of"]:
+        return text
+    return f"{text} Right of the solid vertical line is training that was not used."
 
 
 def unfrozen_at(training: Mapping[str, Any]) -> list[float]:

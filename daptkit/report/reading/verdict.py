@@ -38,14 +38,18 @@ def shift(report: Report) -> list[str]:
 
 
 def estimates(report: Report) -> list[dict[str, Any]]:
-    """Return a row for each estimator that both models have: name, values, assumption, how sure."""
+    """Return a row for each estimator that the run's models have: name, values, assumption."""
     of = report["verdict"]["estimates"]
     named = {model: {row["name"]: row for row in rows} for model, rows in of.items()}
-    shared = [name for name in ESTIMATORS if all(name in rows for rows in named.values())]
+    shared = [name for name in ESTIMATORS if all(name in named[m] for m in report["models"])]
     return [
         {
             "name": ESTIMATORS[name],
-            "values": {m: rows[name]["estimated_accuracy"] for m, rows in named.items()},
+            # The baseline from random weights may lack what the others have.
+            "values": {
+                m: rows[name]["estimated_accuracy"] if name in rows else {"value": None}
+                for m, rows in named.items()
+            },
             "assumption": _sentence(of_one["assumption"]),
             "reliability": of_one["reliability"],
             "note": _sentence(of_one["note"]),
@@ -53,6 +57,12 @@ def estimates(report: Report) -> list[dict[str, Any]]:
         for name in shared
         for of_one in [named[report["models"][-1]][name]]
     ]
+
+
+def estimated_models(report: Report) -> list[str]:
+    """Return the models that estimates are shown of; the one from random weights, if any, first."""
+    of = report["verdict"]["estimates"]
+    return [*(name for name in of if name not in report["models"]), *report["models"]]
 
 
 def _sentence(text: str) -> str:

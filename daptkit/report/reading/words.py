@@ -10,6 +10,15 @@ DASH = "–"
 LONG = {"source-only": "source-only model", "adapted": "adapted model"}
 """What the models of report.json are called in running text."""
 
+RELIABILITY = {
+    "holds": "not contradicted",
+    "indicative": "indicative",
+    "doubtful": "doubtful",
+    "fails": "does not hold",
+    "unknown": "unknown",
+}
+"""How far an estimate of accuracy can be believed, in words; none promises that it is right."""
+
 Report = Mapping[str, Any]
 """The content of report.json."""
 

@@ -51,6 +51,7 @@ def daptkit_methods() -> tuple[MethodSpec, ...]:
             factory="daptkit_dann.dann:DANN",
             options=DANNOptions,
             reference="arXiv:1505.07818",
+            risks=frozenset({"adversarial"}),
         ),
         MethodSpec(
             name="cdan",
@@ -58,5 +59,6 @@ def daptkit_methods() -> tuple[MethodSpec, ...]:
             factory="daptkit_dann.cdan:CDAN",
             options=CDANOptions,
             reference="arXiv:1705.10667",
+            risks=frozenset({"adversarial", "own_predictions"}),
         ),
     )

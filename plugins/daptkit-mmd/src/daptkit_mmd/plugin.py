@@ -60,5 +60,6 @@ def daptkit_methods() -> tuple[MethodSpec, ...]:
             factory="daptkit_mmd.jmmd:JMMD",
             options=JMMDOptions,
             reference="arXiv:1605.06636",
+            risks=frozenset({"own_predictions"}),
         ),
     )

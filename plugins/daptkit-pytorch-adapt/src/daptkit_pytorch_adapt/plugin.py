@@ -91,6 +91,8 @@ def daptkit_methods() -> list[MethodSpec]:
             summary="Keep the classifier from confusing classes on the target.",
             factory="daptkit_pytorch_adapt.mcc:MCC",
             options=MCCOptions,
+            raises_confidence=True,
+            risks=frozenset({"own_predictions"}),
             reference="arXiv:1912.03699",
         ),
         MethodSpec(
@@ -99,6 +101,8 @@ def daptkit_methods() -> list[MethodSpec]:
             factory="daptkit_pytorch_adapt.bnm:BNM",
             options=BNMOptions,
             addresses=UNPROVEN,
+            raises_confidence=True,
+            risks=frozenset({"own_predictions"}),
             reference="arXiv:2003.12237",
         ),
         MethodSpec(
@@ -107,6 +111,8 @@ def daptkit_methods() -> list[MethodSpec]:
             factory="daptkit_pytorch_adapt.infomax:Infomax",
             options=InfomaxOptions,
             addresses=UNPROVEN,
+            raises_confidence=True,
+            risks=frozenset({"own_predictions"}),
             reference="arXiv:2002.08546",
         ),
         MethodSpec(
@@ -131,6 +137,7 @@ def daptkit_methods() -> list[MethodSpec]:
             factory="daptkit_pytorch_adapt.vat:VAT",
             options=VATOptions,
             addresses=UNPROVEN,
+            risks=frozenset({"own_predictions"}),
             reference="arXiv:1704.03976",
         ),
         MethodSpec(
@@ -139,6 +146,7 @@ def daptkit_methods() -> list[MethodSpec]:
             factory="daptkit_pytorch_adapt.mcd:MCD",
             options=MCDOptions,
             addresses=UNPROVEN,
+            risks=frozenset({"adversarial"}),
             reference="arXiv:1712.02560",
         ),
     ]

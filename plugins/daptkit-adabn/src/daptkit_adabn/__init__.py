@@ -1,0 +1,1 @@
+"""AdaBN: each site normalised by its own statistics."""

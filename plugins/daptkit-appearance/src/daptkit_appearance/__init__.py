@@ -1,0 +1,1 @@
+"""Images of the target given the source's appearance: levels, colour, low frequencies."""
