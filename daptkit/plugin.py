@@ -193,17 +193,25 @@ class Event:
     """Something that happened in a run, for loggers and trackers.
 
     Args:
-        kind: ``"fit_start"``, ``"log"``, ``"epoch_end"``, ``"unfreeze"`` or
-            ``"fit_end"``.
+        kind: ``"run_start"``, with the options of the run; for each model that is trained
+            ``"fit_start"``, ``"log"``, ``"epoch_end"``, ``"unfreeze"`` and ``"fit_end"``;
+            ``"run_end"``, with figures and verdict; ``"report"``, with its files.
         step: training step, from 0.
         values: named numbers; no path and no patient id is ever among them.
         files: names of files of the run folder, relative to it.
+        text: named texts, likewise, such as ``"model"`` at the start and ``"verdict"`` at the end.
+        phase: which model is trained, such as ``"source-only"`` or ``"dann"``; empty for the run.
+        folder: the run folder, where a listener may write files of its own and finds ``files``; a
+            path, so not for what it writes.
     """
 
     kind: str
     step: int
     values: Mapping[str, float] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    text: Mapping[str, str] = field(default_factory=dict)
+    phase: str = ""
+    folder: str = ""
 
 
 def option(

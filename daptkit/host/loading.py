@@ -28,6 +28,13 @@ SHIPPED = {
     "mmd": "daptkit-mmd",
     "jmmd": "daptkit-mmd",
     "bbse": "daptkit-bbse",
+    "mcc": "daptkit-pytorch-adapt",
+    "bnm": "daptkit-pytorch-adapt",
+    "infomax": "daptkit-pytorch-adapt",
+    "afn": "daptkit-pytorch-adapt",
+    "bsp": "daptkit-pytorch-adapt",
+    "vat": "daptkit-pytorch-adapt",
+    "mcd": "daptkit-pytorch-adapt",
 }
 """Methods of the packages that are released together with daptkit."""
 

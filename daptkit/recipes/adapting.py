@@ -13,6 +13,7 @@ from daptkit.report import report_trained
 from daptkit.report.embedder import Embedder
 from daptkit.run import RunFolder
 from daptkit.train.adaptation import AdaptResult, Trained, run_adaptation
+from daptkit.train.events import run_reported
 from daptkit.train.progress import Reporter, SilentReporter
 from daptkit.train.world import joined_world
 
@@ -67,6 +68,7 @@ def train_and_report(config: AdaptConfig, reporter: Reporter) -> Trained:
         reporter.line("the model is written; measuring what the report shows")
         with _model_is_written(trained.folder):
             report_trained(trained, embedder)
+        run_reported(trained.folder)
     return trained
 
 

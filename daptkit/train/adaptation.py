@@ -22,6 +22,7 @@ from daptkit.train.compiling import check_compile
 from daptkit.train.crossfit import HeldOut, held_out
 from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
 from daptkit.train.device import Precision
+from daptkit.train.events import run_ended, run_started
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
 from daptkit.train.inputs import FittedAlignment, fit_inputs, methods_view
@@ -128,6 +129,7 @@ def _run(
     prepared = prepare(config, precision.device, reporter, layers, world)
     # Only now is there something to continue: a mistyped PATH leaves --out as it was.
     world.first(lambda: _keep_config(folder, config))
+    world.first(lambda: run_started(config, loaded))
     if ready is not None:
         ready(prepared)
     decoded = time.monotonic()
@@ -183,6 +185,7 @@ def _run(
             "verdict": None if judgement is None else judgement.to_json(),
         }
         write_json(folder.record, content)
+        run_ended(config, content)
         return content
 
     return Trained(

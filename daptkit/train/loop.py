@@ -10,7 +10,6 @@ import torch
 
 from daptkit.data import steps_per_epoch
 from daptkit.errors import DaptkitError
-from daptkit.host import emit_event
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
 from daptkit.train.aligning import Alignment
@@ -19,6 +18,7 @@ from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
 from daptkit.train.domains import DomainInputs, training_batches
+from daptkit.train.events import tell
 from daptkit.train.gradual import Gradual
 from daptkit.train.guard import plugin_guard
 from daptkit.train.inference import TrainingPasses
@@ -279,7 +279,7 @@ class Trainer:
 
     def _emit(self, event: Event) -> None:
         if self.job.events and self.world.leads:
-            emit_event(event)
+            tell(event, self.job)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

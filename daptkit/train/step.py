@@ -155,7 +155,8 @@ class Step(nn.Module):
         target_batch = _batch(target, logits[n_source:], _rows(taps, n_source, None), ones)
 
         def forward(extra: Tensor) -> DomainBatch:
-            with self._held(self.apart):
+            # Running statistics are those of the batches, whatever else a method looks at.
+            with self.net.running_statistics_held():
                 align = self._align("target", ones.new_ones(len(extra)))
                 extra_logits, extra_taps = self._run(extra, from_trunk, align)
             return DomainBatch(

@@ -1,0 +1,1 @@
+"""Losses and scores of pytorch-adapt that fit a shared trainer."""
