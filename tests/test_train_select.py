@@ -379,13 +379,13 @@ def test_cross_fitted_models_are_as_far_trained(tmp_path: Path) -> None:
     assert reference is not None
     trainer = Trainer(replace(job, rule=rule("snd", reference=reference)))
     kept: dict[int, dict[str, Any]] = {}
-    after = trainer._scores.after_epoch
+    after = trainer.scores.after_epoch
 
     def watched(epoch: int, *given: Any, **more: Any) -> dict[str, float]:
         kept[epoch] = {n: value.clone() for n, value in trainer.module.state_dict().items()}
         return after(epoch, *given, **more)
 
-    trainer._scores.after_epoch = watched  # type: ignore[method-assign]
+    trainer.scores.after_epoch = watched  # type: ignore[method-assign]
     trainer.run()
     short, _ = make_job(config, in_process(Counting), out=tmp_path / "short")
     part = Trainer(replace(short, stop_epoch=2, folder=None))

@@ -46,7 +46,7 @@ def judged(*, delivers_twin: bool) -> Any:
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("daptkit.train.adaptation.judge_run", judged(delivers_twin=False))
+    monkeypatch.setattr("daptkit.train.models.judge_run", judged(delivers_twin=False))
 
 
 def run(folder: Path, reporter: SilentReporter | None = None, **values: Any) -> Trained:
@@ -288,7 +288,7 @@ def test_the_guard_delivers_the_source_only_model_without_alignment(
     site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_shade(site)
-    monkeypatch.setattr("daptkit.train.adaptation.judge_run", judged(delivers_twin=True))
+    monkeypatch.setattr("daptkit.train.models.judge_run", judged(delivers_twin=True))
     trained = run(tmp_path)
     out = Path(trained.config.out)
     assert load_model_folder(out / "model").alignments == ()
