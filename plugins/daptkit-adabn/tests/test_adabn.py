@@ -282,8 +282,11 @@ def test_running_statistics_are_the_sources(tmp_path: Path, train: bool) -> None
         write_npz(folder / "source.npz", seed=1)
         write_npz(folder / "target.npz", seed=2, contrast=contrast)
         made = trainer(folder, adabn(train=train))
+        before = norm_layers(made.job.net)
         made.run()
         found.append(norm_layers(made.job.net))
+        moved = [not torch.equal(layer.mean, found[-1][n].mean) for n, layer in before.items()]
+        assert all(moved)
     same = all(torch.equal(layer.mean, found[1][name].mean) for name, layer in found[0].items())
     assert same is train
 
