@@ -102,7 +102,7 @@ def test_the_twins_folds_are_trained_once(
         calls.append(1)
         return held_out(data, logits, make)
 
-    monkeypatch.setattr("daptkit.train.adaptation.held_out", counted)
+    monkeypatch.setattr("daptkit.train.models.held_out", counted)
     outs = []
     for name in ("a", "b"):
         config = tiny_config(

@@ -25,7 +25,7 @@ from daptkit.host.validate import OWN_SCORES
 from daptkit.method import Method
 from daptkit.report.restore import restore
 from daptkit.run import RunFolder
-from daptkit.train import adaptation, loop, scoring
+from daptkit.train import adaptation, loop, scoring, verdict
 from daptkit.train.adaptation import run_adaptation
 from daptkit.train.checkpoint import read_checkpoint
 from daptkit.train.loop import Trainer
@@ -37,9 +37,21 @@ from fakes import in_process, make_job, tiny_config, write_npz
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+def quick(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One source-only model for all tests, and a verdict that rests on few resamples."""
+    hurry(cache, monkeypatch)
+
+
+def hurry(cache: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("DAPTKIT_CACHE", str(cache))
+    patch.setattr(verdict, "N_BOOTSTRAP", 20)
+    patch.setattr(verdict, "PERMUTATIONS", 39)
 
 
 def inputs(sure: float = 3.0, *, one_class: bool = False, k: int = 3) -> ScoreInputs:
@@ -62,6 +74,12 @@ def selection_of(*found: ScoreInputs | None, **values: Any) -> Selection:
         scores = dict.fromkeys(SCORES, np.nan) if one is None else score_values(one)
         made.add(epoch, scores, one)
     return made
+
+
+def test_epochs_of_a_method_that_raises_confidence_go_by_the_error_at_the_source() -> None:
+    assert {n for n, w in rule(raises_confidence=True).weights.items() if w} == {"iwcv"}
+    assert {n for n, w in rule().weights.items() if w} > {"iwcv", "entropy"}
+    assert rule("entropy", raises_confidence=True).weights == {"entropy": 1.0}
 
 
 def test_a_collapsed_epoch_is_never_chosen() -> None:
@@ -174,11 +192,13 @@ def model(run: RunFolder) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, dict[str, Any], str]:
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> tuple[RunFolder, dict[str, Any], str]:
     """A run whose last epoch collapses, and what it recorded."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAPTKIT_CACHE", str(folder / "cache"))
+        hurry(cache, patch)
         return adapt_with(config_of(folder), Counting, patch)
 
 
@@ -359,13 +379,13 @@ def test_cross_fitted_models_are_as_far_trained(tmp_path: Path) -> None:
     assert reference is not None
     trainer = Trainer(replace(job, rule=rule("snd", reference=reference)))
     kept: dict[int, dict[str, Any]] = {}
-    after = trainer._scores.after_epoch
+    after = trainer.scores.after_epoch
 
     def watched(epoch: int, *given: Any, **more: Any) -> dict[str, float]:
         kept[epoch] = {n: value.clone() for n, value in trainer.module.state_dict().items()}
         return after(epoch, *given, **more)
 
-    trainer._scores.after_epoch = watched  # type: ignore[method-assign]
+    trainer.scores.after_epoch = watched  # type: ignore[method-assign]
     trainer.run()
     short, _ = make_job(config, in_process(Counting), out=tmp_path / "short")
     part = Trainer(replace(short, stop_epoch=2, folder=None))

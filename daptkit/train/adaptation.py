@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,22 @@ from daptkit.assess.summary import summary_text
 from daptkit.config import AdaptConfig, from_toml, read_file, to_toml
 from daptkit.errors import PluginError, UsageError
 from daptkit.host import LoadedMethod, load_methods, parse_method
-from daptkit.model import AdaptNet
 from daptkit.run import RunFolder, atomic_write, write_json
 from daptkit.train.accumulate import check_parts
-from daptkit.train.aligning import kept_alignments
 from daptkit.train.compiling import check_compile
-from daptkit.train.crossfit import HeldOut, held_out
-from daptkit.train.deliver import Delivered, deliver, run_passes, with_rule
+from daptkit.train.deliver import Delivered
 from daptkit.train.device import Precision
 from daptkit.train.events import run_ended, run_started
 from daptkit.train.gradual import read_unfreezings
 from daptkit.train.guard import memory_guard, processes_guard
-from daptkit.train.inputs import FittedAlignment, fit_inputs, methods_view
-from daptkit.train.job import FitResult
+from daptkit.train.inputs import fit_inputs
 from daptkit.train.jobs import JobMaker
-from daptkit.train.loop import Trainer
+from daptkit.train.models import train_methods, train_twin
 from daptkit.train.prepare import Prepared, prepare
 from daptkit.train.progress import Reporter
-from daptkit.train.record import model_meta, provenance, run_figures
+from daptkit.train.record import provenance, run_figures
 from daptkit.train.scoreset import LAST, ScoreSet, load_score_set
-from daptkit.train.scoring import selection_rule
 from daptkit.train.scratch import scratch_maker
-from daptkit.train.twin import keep_twin, obtain_twin
-from daptkit.train.verdict import Judgement, diagnose_twin, judge_run
 from daptkit.train.world import ALONE, World, check_shared_batch, spoken_by
 
 _SUPPORTED_NEEDS = frozenset({"source", "source_labels", "target"})
@@ -148,12 +141,12 @@ def _run(
     world.node_by_node(maker.try_methods)
     inputs = fit_inputs(maker)
     # A source-only run is its own twin.
-    twin, cached = _train_twin(folder.twin if loaded else folder, maker)
+    twin, cached = train_twin(folder.twin if loaded else folder, maker)
     scratch = None
     if config.from_scratch:
-        scratch, _ = _train_twin(folder.scratch, scratch_maker(maker))
+        scratch, _ = train_twin(folder.scratch, scratch_maker(maker))
     adapted, judgement = (
-        _train_methods(folder, maker, twin, scratch, inputs) if loaded else (None, None)
+        train_methods(folder, maker, twin, scratch, inputs) if loaded else (None, None)
     )
     trained = time.monotonic()
 
@@ -275,71 +268,3 @@ def check_continued(folder: RunFolder, config: AdaptConfig) -> None:
             f"--resume: the run was started with another {flags}; continue it with"
             f" '--config {folder.config}', or start again in a new --out."
         )
-
-
-def _train_twin(folder: RunFolder, maker: JobMaker) -> tuple[Delivered, bool]:
-    """Train, or reuse, the source-only model."""
-    maker = replace(maker, methods=())
-    twin = obtain_twin(folder, maker)
-    delivered = _with_rule(maker, twin.net, twin.fit, twin.held_out)
-    deliver(folder, delivered, maker.prepared, model_meta((), maker.prepared), maker.world)
-    # What is kept is what the options say, whatever the memory of this machine.
-    if not twin.cached and twin.fit.parts == maker.config.grad_accum_steps:
-        maker.world.first(lambda: keep_twin(folder, maker, delivered.held_out))
-    return delivered, twin.cached
-
-
-def _train_methods(
-    folder: RunFolder,
-    maker: JobMaker,
-    twin: Delivered,
-    scratch: Delivered | None,
-    inputs: FittedAlignment | None,
-) -> tuple[Delivered, Judgement]:
-    """Train the methods' model, judge it beside its twin, and deliver the one to use."""
-    prepared, config, world = maker.prepared, maker.config, maker.world
-    maker, passes = methods_view(maker, twin.fit.passes, twin.net, inputs)
-    job = replace(maker.make(maker.prepared.data, folder), twin=passes)
-    found = None
-    if config.select != LAST:
-        found = world.first(lambda: diagnose_twin(prepared, twin, config.seed))
-        rule = selection_rule(config, prepared.data, twin.fit, found, maker.scores)
-        job = replace(job, rule=rule)
-    fit = Trainer(job).run()
-    if fit.choice is not None:
-        taken = f"epoch {fit.choice.epoch} of {fit.choice.last} is taken (--select {config.select})"
-        maker.reporter.line(f"{job.label}: {taken}")
-        # Cross-fitted models are to be as far trained as the one that they stand for.
-        maker = replace(maker, stop_epoch=fit.choice.epoch)
-    kept = (
-        *(() if inputs is None else (inputs.stored,)),
-        *kept_alignments(maker.methods, job, fit.statistics),
-    )
-    adapted = replace(_with_rule(maker, job.net, fit, None), alignments=kept)
-    judgement = world.first(
-        lambda: judge_run(
-            prepared,
-            twin,
-            adapted,
-            guard=config.guard,
-            seed=config.seed,
-            diagnosis=found,
-            raises_confidence=any(m.spec.raises_confidence for m in maker.methods),
-            scratch=scratch,
-        )
-    )
-    meta = model_meta(maker.methods, prepared)
-    if judgement.delivers_twin:
-        deliver(folder.adapted, adapted, prepared, meta, world)
-        deliver(folder, twin, prepared, model_meta((), prepared), world)
-    else:
-        deliver(folder, adapted, prepared, meta, world)
-        world.first(folder.adapted.remove)
-    return adapted, judgement
-
-
-def _with_rule(maker: JobMaker, net: AdaptNet, fit: FitResult, apart: HeldOut | None) -> Delivered:
-    prepared = maker.prepared
-    passes = run_passes(fit.passes)
-    apart = apart or held_out(prepared.data, passes.val_logits, maker.make)
-    return with_rule(net, prepared.classes, prepared.data, passes, apart, fit, maker.config.decide)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from daptkit.data import steps_per_epoch
-from daptkit.errors import DaptkitError
 from daptkit.plugin import Event
 from daptkit.run import MetricsLog, RunFolder
 from daptkit.train.aligning import Alignment
-from daptkit.train.checkpoint import load_checkpoint, load_states, module_state, save_checkpoint
+from daptkit.train.checkpoint import load_checkpoint, save_checkpoint
 from daptkit.train.checks import check_weights
 from daptkit.train.compiling import training_backbone
 from daptkit.train.context import EpochContext, validation_values
+from daptkit.train.continuing import load_trainer, trainer_state
 from daptkit.train.domains import DomainInputs, training_batches
 from daptkit.train.events import tell
 from daptkit.train.gradual import Gradual
@@ -75,10 +75,10 @@ class Trainer:
         # In force: what the last step was trained under, whatever their owner has changed since.
         self.class_weights = torch.ones(data.task.num_classes)
         self.target_prior: torch.Tensor | None = None
-        self._scores = EpochScores(job)
+        self.scores = EpochScores(job)
         passed = (job.net, data, job.precision, job.world)
         sights = self.alignment.sight
-        self._passes = TrainingPasses(*passed, asked=self._scores.asked, sights=sights)
+        self._passes = TrainingPasses(*passed, asked=self.scores.asked, sights=sights)
         self._plain = TrainingPasses(*passed)
         self._delivered = False
         self.metrics: MetricsLog | None = None
@@ -216,11 +216,11 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         # Epochs that are compared are passed in one precision, the last one too.
-        apart = self._scores.selects and self.job.precision.enabled
+        apart = self.scores.selects and self.job.precision.enabled
         delivered = self.step == self.end and not apart
         context = self._call("on_epoch_end", delivered=delivered)
         values = self.world.same(validation_values(context))
-        values |= self._scores.after_epoch(
+        values |= self.scores.after_epoch(
             context.epoch,
             self._passes.now(delivered=delivered),
             self.module,
@@ -247,7 +247,7 @@ class Trainer:
 
     def _select(self) -> Choice | None:
         """Bring the model of the chosen epoch back; ``None`` where it is the last in any case."""
-        choice, in_force = self._scores.bring_back(self.module)
+        choice, in_force = self.scores.bring_back(self.module)
         if in_force is not None:
             self.class_weights, self.target_prior = in_force
             self._passes.forget()
@@ -299,28 +299,11 @@ class Trainer:
         check_weights(self.module, self.step)
         if self.job.folder is not None:
             self.world.first(self._write_checkpoint)
-            self._scores.tidy()
+            self.scores.tidy()
 
     def _write_checkpoint(self) -> None:
         assert self.job.folder is not None
-        assert self.metrics is not None
-        save_checkpoint(
-            self.job.folder.checkpoints,
-            {
-                "identity": self.job.identity,
-                "processes": self.world.size,
-                "step": self.step,
-                "module": module_state(self.module, self.job.data.from_trunk),
-                **self.updater.state(),
-                "class_weights": self.class_weights,
-                "target_prior": self.target_prior,
-                "metrics_position": self.metrics.position,
-                "window": self.window.state(),
-                "notes": self.notes,
-                "gradual": None if self.gradual is None else self.gradual.state(),
-                "selection": self._scores.state(),
-            },
-        )
+        save_checkpoint(self.job.folder.checkpoints, trainer_state(self))
 
     def _continue(self) -> None:
         """Load the last checkpoint, if there is one, and open the metrics as it left them."""
@@ -331,31 +314,9 @@ class Trainer:
         if damaged:
             self.job.reporter.line(f"checkpoint {damaged[0]} is damaged; the one before is used.")
         if state is not None:
-            self._load(state)
+            load_trainer(self, state)
         self.world.first(lambda: self._open_metrics(folder, state))
 
     def _open_metrics(self, folder: RunFolder, state: Mapping[str, Any] | None) -> None:
         position = 0 if state is None else int(state["metrics_position"])
         self.metrics = MetricsLog(folder.metrics, position)
-
-    def _load(self, state: dict[str, Any]) -> None:
-        if state.get("identity") != self.job.identity:
-            raise DaptkitError(
-                "--resume: the images or labels have changed since the run was started; start"
-                " again in a new --out."
-            )
-        load_states(self.module, self.updater.optimizer, state, self.job.data.from_trunk)
-        self.updater.load_state(state)
-        self.class_weights, self.target_prior = state["class_weights"], state["target_prior"]
-        self.step = int(state["step"])
-        self.alignment.resume(self.class_weights)
-        self.window = Window.from_state(state["window"], self.device)
-        self.notes = list(state["notes"])
-        if self.gradual is not None:
-            self.gradual.load_state(state["gradual"])
-        self._scores.load_state(state.get("selection"))
-        if state["processes"] != self.world.size:
-            self.job.reporter.line(
-                f"{self.job.label}: continued by {self.world.size} processes instead of"
-                f" {state['processes']}; sums are rounded in another order, and dropout draws anew"
-            )

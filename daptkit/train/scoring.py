@@ -90,7 +90,13 @@ class EpochInputs:
 
 
 def selection_rule(
-    config: AdaptConfig, data: TaskData, twin: FitResult, found: ShiftDiagnosis, scores: ScoreSet
+    config: AdaptConfig,
+    data: TaskData,
+    twin: FitResult,
+    found: ShiftDiagnosis,
+    scores: ScoreSet,
+    *,
+    raises_confidence: bool,
 ) -> Rule:
     """Return what the epoch to deliver is chosen by; every process must call it.
 
@@ -100,6 +106,7 @@ def selection_rule(
         twin: the source-only model.
         found: diagnosis of the shift.
         scores: of the run.
+        raises_confidence: whether a method of the run declares that its loss raises confidence.
     """
     reference = EpochInputs(data, config.seed).of(twin.passes, twin.class_weights)
     assert reference is not None, "a model that is delivered has finite outputs"
@@ -109,6 +116,7 @@ def selection_rule(
         kind=found.kind,
         prior=trusted_prior(found),
         reference=reference,
+        raises_confidence=raises_confidence,
     )
 
 

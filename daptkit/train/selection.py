@@ -55,6 +55,7 @@ class Rule:
         kind: diagnosed kind of shift.
         prior: trusted estimate of the target's prior, or ``None``.
         reference: the source-only model on the images that the epochs are scored on.
+        raises_confidence: whether a method's loss raises confidence on the target.
     """
 
     name: str
@@ -62,13 +63,14 @@ class Rule:
     kind: str
     prior: Prior | None
     reference: ScoreInputs
+    raises_confidence: bool = False
 
     @property
     def weights(self) -> dict[str, float]:
         """Score to its weight."""
         if self.name != AUTO:
             return {self.name: 1.0}
-        return score_weights(self.kind, self.prior is not None)
+        return score_weights(self.kind, self.prior is not None, self.raises_confidence)
 
     def cost(self, score: str, value: float) -> float:
         """Return a score as a cost, the lower the better; infinite where it is not defined."""

@@ -13,7 +13,7 @@ from daptkit.errors import DataError, UsageError
 from daptkit.method import Method
 from daptkit.plugin import build_options
 from daptkit.shift import image_statistics
-from daptkit.testing import imports_torch, make_task
+from daptkit.testing import assert_aligns_images, imports_torch, make_task
 from daptkit_appearance.colour import Colour
 from daptkit_appearance.fda import FDA
 from daptkit_appearance.histmatch import HistMatch
@@ -127,6 +127,7 @@ def test_an_image_does_not_depend_on_its_batch(
 def test_state_has_one_shape_and_is_all_there_is(
     name: str, options: dict[str, Any], source: Tensor, target: Tensor
 ) -> None:
+    assert_aligns_images(make(name, **options), source, target)
     method, fresh = fitted(name, source, target, **options), make(name, **options)
     torch.testing.assert_close(fresh.align_images(target, "target"), target, atol=2e-5, rtol=0)
     fresh.load_state_dict(method.state_dict())

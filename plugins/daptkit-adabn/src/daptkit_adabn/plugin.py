@@ -41,5 +41,6 @@ def daptkit_methods() -> MethodSpec:
         options=AdaBNOptions,
         roles=frozenset({"features", "norm"}),
         trains="none",
+        risks=frozenset({"narrow"}),
         reference="arXiv:1603.04779",
     )

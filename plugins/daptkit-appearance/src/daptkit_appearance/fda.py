@@ -70,8 +70,8 @@ def match_amplitudes(
     With F = A exp(i phi) an image's coefficient, M_s and M_t the sites' mean amplitudes, A becomes
     (1 - strength) A + strength A', where ``ratio`` takes A' = A M_s / M_t, which leaves images of
     equal sites as they are, and ``swap`` takes A' = M_s, as published but for the mean over the
-    site in the place of one image's amplitude. A' / A is kept within [1/5, 5]; where a site or the
-    image has no amplitude nothing changes.
+    site in the place of one image's amplitude. A' / A is kept within [1/5, 5], so that nothing
+    comes of no amplitude; where a site has none nothing changes.
 
     Args:
         images: (N, C, H, W).
@@ -87,9 +87,7 @@ def match_amplitudes(
     low = low_spectrum(images, b)
     present = (source >= MIN_AMPLITUDE) & (target >= MIN_AMPLITUDE)
     if mode == "swap":
-        amplitude = low.abs()
-        present = present & (amplitude >= MIN_AMPLITUDE)
-        gain = source / amplitude.clamp(min=MIN_AMPLITUDE)
+        gain = source / low.abs().clamp(min=MIN_AMPLITUDE)
     else:
         gain = source / target.clamp(min=MIN_AMPLITUDE)
     gain = torch.where(present, gain.clamp(1 / MAX_GAIN, MAX_GAIN), 1.0)

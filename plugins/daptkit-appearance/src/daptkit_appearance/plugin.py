@@ -64,6 +64,7 @@ def _spec(**values: Any) -> MethodSpec:
         needs=frozenset({"source", "target"}),
         roles=frozenset({"inputs"}),
         addresses=frozenset({"covariate"}),
+        risks=frozenset({"narrow"}),
         trains="none",
         **values,
     )
