@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from daptkit.errors import UsageError, did_you_mean
+from daptkit.errors import PluginError, UsageError, did_you_mean
 from daptkit.host import LoadedMethod
 from daptkit.host.entry import Entry
 from daptkit.host.isolation import describe
@@ -99,6 +99,21 @@ def run_checks(checks: list[Check]) -> Iterator[Outcome]:
             status, reason = "failed", describe(error)
         seconds = time.perf_counter() - start
         yield Outcome(check=check.name, status=status, reason=reason, seconds=seconds)
+
+
+def check_plugin(entry: Entry, device: str = "cpu") -> Iterator[Outcome]:
+    """Run every check of an installed plugin; one that does not load has one outcome.
+
+    Args:
+        entry: the plugin.
+        device: ``"cpu"``, or a GPU as torch names it.
+    """
+    try:
+        load_plugin(entry)
+    except PluginError as error:
+        yield Outcome(check="loads", status="failed", reason=str(error))
+        return
+    yield from run_checks(plugin_checks(entry, device))
 
 
 def parametrize_with_checks(
