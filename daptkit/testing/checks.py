@@ -76,7 +76,8 @@ def imports_torch(module: str) -> bool:
     Raises:
         subprocess.CalledProcessError: the module cannot be imported.
     """
-    code = f"import sys, {module}; print('torch' in sys.modules)"
+    # The child sees the same modules as this process, however its path was put together.
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return run.stdout.strip() == "True"
 

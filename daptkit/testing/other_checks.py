@@ -18,8 +18,7 @@ from daptkit.errors import DataError
 from daptkit.host.lookup import Installed
 from daptkit.plugin import Event, ModelSpec, ReaderSpec, ScoreSpec, build_options
 from daptkit.testing.case import CPU, NotApplicable, ensure
-from daptkit.testing.checks import imports_torch
-from daptkit.testing.spec_checks import ensure_options
+from daptkit.testing.spec_checks import ensure_options, ensure_torch_free
 
 _CANARY = "patient-4711"
 """Stands in file names and contents for what no message may repeat."""
@@ -45,8 +44,7 @@ PluginCheck = Callable[[PluginCase], None]
 
 def torch_free_import(case: PluginCase) -> None:
     """The module that ``plugins list`` imports does not import torch."""
-    module = case.installed.entry.module
-    ensure(not imports_torch(module), f"importing {module} imports torch")
+    ensure_torch_free(case.installed.entry.module)
 
 
 def summary(case: PluginCase) -> None:

@@ -7,7 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,8 @@ from daptkit.testing.loss_checks import LOSS_CHECKS
 from daptkit.testing.other_checks import OTHER_CHECKS, PluginCase
 from daptkit.testing.spec_checks import SPEC_CHECKS
 from daptkit.testing.state_checks import STATE_CHECKS
+
+TestT = TypeVar("TestT", bound=Callable[..., Any])
 
 METHOD_CHECKS = (*SPEC_CHECKS, *LOSS_CHECKS, *BATCH_CHECKS, *STATE_CHECKS, *ANSWER_CHECKS)
 """Checks of a method, the quick ones first."""
@@ -122,7 +124,7 @@ def parametrize_with_checks(
     kind: str = "method",
     device: str = "cpu",
     expected_failed: Mapping[str, str] | None = None,
-) -> Any:
+) -> Callable[[TestT], TestT]:
     """Decorate a test that takes ``check``: it runs once for each check of a plugin.
 
     Example::
@@ -151,7 +153,7 @@ def parametrize_with_checks(
             raise UsageError(f"there is no check {name!r}.{did_you_mean(name, known)}")
         if not reason.strip():
             raise UsageError(f"check {name!r} is expected to fail: say why.")
-    return pytest.mark.parametrize(
+    mark: Callable[[TestT], TestT] = pytest.mark.parametrize(
         "check",
         [
             pytest.param(
@@ -164,6 +166,7 @@ def parametrize_with_checks(
             for check in _bound(kind, functools.cache(lambda: _find(plugin, kind, device)))
         ],
     )
+    return mark
 
 
 def method_checks(loaded: LoadedMethod, device: str = "cpu") -> list[Check]:

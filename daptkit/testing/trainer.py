@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from daptkit.config import AdaptConfig
-from daptkit.host import LoadedMethod
+from daptkit.host import LoadedMethod, load_methods
 from daptkit.method import Method
 from daptkit.run import RunFolder
 from daptkit.train.adaptation import check_methods
@@ -64,7 +65,7 @@ class FastTrainer:
 
     def fit(
         self,
-        *methods: LoadedMethod,
+        *methods: LoadedMethod | str,
         run: str = "run",
         stop_at: int | None = None,
         **options: Any,
@@ -72,7 +73,7 @@ class FastTrainer:
         """Train, or continue the run of that name from its last checkpoint.
 
         Args:
-            methods: methods of the run.
+            methods: methods of the run, or names of installed ones.
             run: its name.
             stop_at: step at which to end it as a crash would.
             options: further options of ``adapt``, as :class:`daptkit.config.AdaptConfig` has them.
@@ -81,10 +82,11 @@ class FastTrainer:
             Interrupted: ``stop_at`` is reached.
             UsageError: this host does not offer what a method asks for.
         """
-        config = self._config(run, methods, options)
-        check_methods(methods, config)
+        loaded = [m if isinstance(m, LoadedMethod) else load_methods([m])[0] for m in methods]
+        config = self._config(run, loaded, options)
+        check_methods(loaded, config)
         device = resolve_device(config.device)
-        layers = {tap: None for m in methods for tap in m.load_factory().layers}
+        layers = {tap: None for m in loaded for tap in m.load_factory().layers}
         precision = Precision(device, enabled=config.amp, dtype=config.amp_dtype)
         maker = JobMaker(
             prepared=prepare(
@@ -96,7 +98,7 @@ class FastTrainer:
             config=config,
             precision=precision,
             reporter=SilentReporter() if stop_at is None else _Ending(stop_at),
-            methods=tuple(methods),
+            methods=tuple(loaded),
         )
         folder = RunFolder(Path(config.out))
         job = replace(maker.make(maker.prepared.data, folder), events=False)
@@ -109,7 +111,7 @@ class FastTrainer:
         )
 
     def _config(
-        self, run: str, methods: tuple[LoadedMethod, ...], options: dict[str, Any]
+        self, run: str, methods: Sequence[LoadedMethod], options: dict[str, Any]
     ) -> AdaptConfig:
         given: dict[str, Any] = {
             "source": (str(self.source),),
