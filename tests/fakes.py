@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from daptkit.config import AdaptConfig
@@ -15,6 +14,9 @@ from daptkit.host import LoadedMethod
 from daptkit.method import Method
 from daptkit.plugin import MethodSpec, NoOptions
 from daptkit.run import RunFolder
+from daptkit.testing.trainer import EDGE
+from daptkit.testing.trainer import draw_shapes as drawn
+from daptkit.testing.trainer import write_site as write_npz
 from daptkit.train.device import Precision, resolve_device
 from daptkit.train.job import Job
 from daptkit.train.jobs import JobMaker
@@ -22,34 +24,19 @@ from daptkit.train.network import network_source
 from daptkit.train.prepare import prepare
 from daptkit.train.progress import SilentReporter
 
-EDGE = 16
 CLASSES = ("bar", "cross", "dot")
 
-
-def drawn(n: int, seed: int, *, contrast: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return (n, 16, 16) uint8 images of three shapes and their labels."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, n)
-    images = rng.normal(40, 12, (n, EDGE, EDGE))
-    for image, label in zip(images, labels, strict=True):
-        row, column = rng.integers(5, 11, 2)
-        if label in (0, 1):
-            image[row - 1 : row + 1, 2:14] += 130 * contrast
-        if label == 1:
-            image[2:14, column - 1 : column + 1] += 130 * contrast
-        if label == 2:
-            image[row - 2 : row + 2, column - 2 : column + 2] += 130 * contrast
-    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
-
-
-def write_npz(path: Path, *, n: int = 90, seed: int = 0, contrast: float = 1.0) -> Path:
-    """Write a MedMNIST-style file with train, val and test."""
-    parts: dict[str, np.ndarray] = {}
-    for offset, (split, share) in enumerate((("train", n), ("val", n // 3), ("test", n // 3))):
-        images, labels = drawn(share, seed * 10 + offset, contrast=contrast)
-        parts[f"{split}_images"], parts[f"{split}_labels"] = images, labels
-    np.savez(path, **parts)
-    return path
+__all__ = [
+    "CLASSES",
+    "EDGE",
+    "drawn",
+    "in_process",
+    "make_job",
+    "method_of",
+    "tiny_config",
+    "write_npz",
+    "write_weights",
+]
 
 
 def tiny_config(folder: Path, **values: Any) -> AdaptConfig:

@@ -16,6 +16,7 @@ from daptkit.data.augment import PRESETS, Augment
 from daptkit.errors import NonFiniteLossError, Terminated
 from daptkit.host import load_methods, parse_method
 from daptkit.method import Method
+from daptkit.testing.reads import Reads
 from daptkit.train.checkpoint import load_checkpoint
 from daptkit.train.checks import check_losses, check_weights
 from daptkit.train.device import Precision, read_numbers
@@ -25,7 +26,6 @@ from daptkit.train.loop import Trainer
 from daptkit.train.update import Updater
 from daptkit.train.window import Window
 from fakes import in_process, make_job, tiny_config
-from reads import Reads
 
 OPTIMISERS = AdaptConfig.__dataclass_fields__["opt"].metadata["choices"]
 

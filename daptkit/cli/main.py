@@ -28,7 +28,7 @@ cli = LazyGroup(
         "data": ("daptkit.cli.data:group", "Check, simulate and cache images."),
         "demo": ("daptkit.cli.demo:command", "Two synthetic sites, the whole job, in minutes."),
         "doctor": ("daptkit.cli.doctor:command", "What is installed, and what is wrong with it."),
-        "plugins": ("daptkit.cli.plugins:group", "Show the installed plugins."),
+        "plugins": ("daptkit.cli.plugins:group", "Show, check and start plugins."),
     },
 )
 cli = click.version_option(__version__, prog_name="daptkit")(debug_option(cli))

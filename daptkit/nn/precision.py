@@ -47,8 +47,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         call: Callable[..., R] = function
         given, named = _upcast(args), {key: _upcast(value) for key, value in kwargs.items()}
         device = _first_device(args)
-        # Leaving autocast costs a small loss more than the loss itself.
-        if not torch.is_autocast_enabled(device):
+        # Leaving autocast costs a small loss more than the loss itself; meta tensors have none.
+        if device == "meta" or not torch.is_autocast_enabled(device):
             return call(*given, **named)
         with torch.autocast(device, enabled=False):
             return call(*given, **named)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from daptkit.method import DomainBatch, Method
 from daptkit.testing.made import join_batches, make_batch, make_step
+from daptkit.testing.processes import losses_of_two_processes
 
 Pair = tuple[DomainBatch, DomainBatch]
 
@@ -31,7 +32,9 @@ def assert_global_batch(method: Method) -> None:
     other = make_batch(4, 3, weights=3 * weights), make_batch(3, 4, shift=0.5)
     joined = join_batches(mine[0], other[0]), join_batches(mine[1], other[1])
     whole = method.losses(*joined, make_step())
-    split = _losses_of_two_processes(method, mine, other)
+    split = losses_of_two_processes(
+        lambda pair, gather: method.losses(*pair, make_step(gather=gather)), mine, other
+    )
     assert whole, "the method returns no loss"
     assert whole.keys() == split.keys(), "the names of losses depend on the batch"
     leaves = [x for batch in (*mine, *other) for x in (batch.features, batch.logits)]
@@ -108,7 +111,8 @@ def imports_torch(module: str) -> bool:
     Raises:
         subprocess.CalledProcessError: the module cannot be imported.
     """
-    code = f"import sys, {module}; print('torch' in sys.modules)"
+    # The child sees the same modules as this process, however its path was put together.
+    code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return run.stdout.strip() == "True"
 
@@ -118,16 +122,3 @@ def _gradients(loss: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(
         loss, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-
-
-def _losses_of_two_processes(method: Method, mine: Pair, other: Pair) -> dict[str, Tensor]:
-    """Return the losses of process 0: what it gathers is joined to what process 1 does."""
-    seen: list[Tensor] = []
-
-    def record(x: Tensor) -> Tensor:
-        seen.append(x)
-        return x
-
-    method.losses(*other, make_step(gather=record))
-    rest = iter(seen)
-    return method.losses(*mine, make_step(gather=lambda x: torch.cat([x, next(rest)])))

@@ -203,7 +203,7 @@ def _start(config: AdaptConfig, world: World) -> tuple[list[LoadedMethod], Preci
             "--auto-batch is for one process; give several --grad-accum-steps, such as 2."
         )
     loaded = load_methods(parse_method(config.method))
-    _check_methods(loaded, config)
+    check_methods(loaded, config)
     device = world.device(config.device)
     return loaded, Precision(device, enabled=config.amp, dtype=config.amp_dtype)
 
@@ -220,7 +220,12 @@ def _keep_config(folder: RunFolder, config: AdaptConfig) -> None:
         atomic_write(folder.config, to_toml(config))
 
 
-def _check_methods(loaded: Sequence[LoadedMethod], config: AdaptConfig) -> None:
+def check_methods(loaded: Sequence[LoadedMethod], config: AdaptConfig) -> None:
+    """Check that this host offers what the methods ask for.
+
+    Raises:
+        UsageError: it does not, or there is nothing that a method could align.
+    """
     for method in loaded:
         spec = method.spec
         unmet = sorted((spec.needs - _SUPPORTED_NEEDS) | (spec.roles - _SUPPORTED_ROLES))

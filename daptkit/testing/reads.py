@@ -1,4 +1,4 @@
-"""Counts what would make a program wait for a GPU: numbers that it reads or sends by themselves."""
+"""Counts what makes a program wait for a GPU: numbers that it reads or sends by themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reads:
 
     def __enter__(self) -> Reads:
         for mode in self._modes:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -40,12 +40,12 @@ class Reads:
         trace: TracebackType | None,
     ) -> None:
         for mode in reversed(self._modes):
-            mode.__exit__(kind, error, trace)
+            mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found = found
 
     def __torch_dispatch__(
