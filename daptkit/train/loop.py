@@ -30,6 +30,7 @@ from daptkit.train.roles import Roles
 from daptkit.train.signals import StopRequest, obey, stop_on_signals
 from daptkit.train.step import Step
 from daptkit.train.update import Updater
+from daptkit.train.versions import version_changes
 from daptkit.train.window import Window
 
 MIN_EPOCHS, MIN_STEPS = 4, 500
@@ -263,6 +264,7 @@ class Trainer:
             {
                 "identity": self.job.identity,
                 "processes": self.world.size,
+                "packages": dict(self.job.packages),
                 "step": self.step,
                 "module": module_state(self.module, self.job.data.from_trunk),
                 **self.updater.state(),
@@ -305,6 +307,8 @@ class Trainer:
         self.notes = list(state["notes"])
         if self.gradual is not None:
             self.gradual.load_state(state["gradual"])
+        for text in version_changes(state.get("packages", {}), self.job.packages):
+            self.job.reporter.line(text)
         if state["processes"] != self.world.size:
             self.job.reporter.line(
                 f"{self.job.label}: continued by {self.world.size} processes instead of"
