@@ -154,11 +154,15 @@ class FitContext(Protocol):
     ) -> DomainBatch | None:
         """Run the source-only twin over a whole split; like :meth:`predict`, with weights of 1.
 
-        ``None`` where there is no twin: inside the folds of cross-fitting.
+        It sees the images as the run's methods do: changed, where one owns ``inputs``. ``None``
+        where there is no twin: inside the folds of cross-fitting.
         """
 
     def images(self, domain: str, limit: int) -> Tensor:
-        """Return up to ``limit`` images of ``"source"`` or ``"target"``, (N, C, H, W) in [0, 1]."""
+        """Return up to ``limit`` images of ``"source"`` or ``"target"``, (N, C, H, W) in [0, 1].
+
+        Where a method owns ``inputs``, they are as it changes them.
+        """
 
     def norm_layers(self) -> dict[str, NormLayer]:
         """Return the model's own statistics, by module path.

@@ -44,8 +44,8 @@ def assert_aligns_images(method: Method, source: Tensor, target: Tensor) -> None
     """Fit a method of the role ``inputs`` and check what the host relies on.
 
     Images keep their shape and stay finite; what becomes of one depends on it alone, up to
-    rounding; all that was found is in buffers of fixed shape, so that a method made anew from them does the
-    same, as it has to at prediction.
+    rounding; all that was found is in buffers of fixed shape, so that a method made anew from them
+    does the same, as it has to at prediction.
 
     Args:
         method: not fitted yet.

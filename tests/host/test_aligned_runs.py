@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aligners import METHOD, install_shade
+from daptkit.cli.main import run as command
 from daptkit.data import AlignedImages, to_float
 from daptkit.errors import PluginError
 from daptkit.model import load_model_folder
@@ -125,6 +126,24 @@ def test_the_model_folder_predicts_what_the_run_did(site: Any, tmp_path: Path) -
     labels = np.load(target)["test_labels"]
     right = np.mean([int(p) == label for p, label in zip(predicted, labels, strict=True)])
     assert scores["accuracy"]["value"] == pytest.approx(right)
+
+
+def test_without_the_package_prediction_is_one_line(
+    site: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_shade(site)
+    trained = run(tmp_path)
+    monkeypatch.setenv("DAPTKIT_DISABLE", "shade")
+    images = ["--images", trained.config.target, "--out", str(tmp_path / "p.csv")]
+    assert command(["predict", trained.config.out, *images]) == 4
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the model needs method 'shade' of fake-shade 1.3 at prediction" in told
+    assert told.endswith("Install it: pip install fake-shade")
+    assert "Traceback" not in told
+    assert command(["evaluate", trained.config.out, "--data", trained.config.target]) == 4
+    assert not (tmp_path / "p.csv").exists()
+    # The source-only model needs nothing.
+    assert command(["predict", str(Path(trained.config.out) / "twin"), *images]) == 0
 
 
 def test_run_json_says_what_was_done(site: Any, tmp_path: Path) -> None:

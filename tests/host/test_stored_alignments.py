@@ -72,7 +72,7 @@ def forget(site: Any, version: str = "1.3") -> None:
 
 def test_a_method_comes_back_with_state_and_options(site: Any, tmp_path: Path) -> None:
     install_shade(site)
-    stored, expected = fitted(strength=0.5, table_file="/home/someone/patient_7.csv")
+    stored, expected = fitted(strength=0.5, table_file="tables/patient_7.csv")
     save(tmp_path / "model", stored)
     lines: list[str] = []
     torch.manual_seed(5)
