@@ -48,13 +48,12 @@ class Listener(SilentReporter):
 
 
 RUNS: dict[str, dict[str, Any]] = {
-    "aligned": {"method": "dann+bbse", "aug": "digits"},
+    "aligned": {"method": "shade+dann+bbse", "aug": "digits"},
     "gradual": {"method": "coral", "finetune": "gradual", "epochs": 4, "lr": 0.02},
     "frozen": {"method": "mmd", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
-    "again": {"method": "coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
+    "again": {"method": "shade+coral", "finetune": "frozen", "trunk_views": 2, "aug": "digits"},
     "parts": {"method": "mmd", "grad_accum_steps": 2, "aug": "digits"},
     "compiled": {"method": "mmd", "compile": True, "finetune": "gradual", "epochs": 2},
-    "inputs": {"method": "shade+coral", "aug": "digits"},
     "mixed": {"method": "cdan", "amp": True, "bn": "split"},
     "selected": {"method": "coral", "select": "snd", "epochs": 4, "lr": 0.05},
     "normalised": {"method": "adabn+bbse"},

@@ -165,9 +165,11 @@ def test_write_a_plugin(workplace: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_tutorial_shows_the_files_as_they_are() -> None:
     folder = EXAMPLES / "02_write_a_plugin"
     page = folder / "README.md"
-    sources = "".join(p.read_text() for p in sorted(folder.glob("src/*/*.py")))
+    sources = "".join(
+        p.read_text() for g in ("src/*/*.py", "tests/*.py") for p in sorted(folder.glob(g))
+    )
     shown = blocks(page, "python")
-    assert len(shown) == 3
+    assert len(shown) == 4
     assert all(block in sources for block in shown)
     assert blocks(page, "toml") == [(folder / "pyproject.toml").read_text()]
 

@@ -28,7 +28,7 @@ from daptkit.host import load_methods, load_readers
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.plugin import MethodSpec
 from daptkit.recipes import demo
-from daptkit.testing import assert_global_batch, make_batch, make_step, make_task
+from daptkit.testing import assert_global_batch, check_names, make_batch, make_step, make_task
 from make_sites import make_sites
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,12 @@ def test_the_plugin_of_the_readme_shows_its_options(
     assert run(["adapt", "-m", "means", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "--means.weight X Weight of the distance of means. [default: 1.0" in shown
+
+
+def test_checks_of_methods_have_a_row() -> None:
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section("Conformance"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(check_names())
 
 
 def test_the_plugin_of_the_readme_is_right_over_several_processes(example: Path) -> None:

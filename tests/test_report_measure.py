@@ -57,6 +57,7 @@ def test_top_level_keys_and_no_path_or_id(run: Trained, data: dict[str, Any]) ->
         "embedding",
         "divergence",
         "stages",
+        "images",
         "prior",
         "predicted",
         "collapse",

@@ -109,6 +109,14 @@ def test_a_frozen_trunk_is_fitted_again_for_other_weights_alone(tmp_path: Path) 
     assert float(seen.job.methods["Shift"].by) == float(seen.class_weights[label])
 
 
+def test_what_a_checkpoint_holds_is_not_fitted_again(tmp_path: Path) -> None:
+    trainer(tmp_path, Shift, Looks, epochs=2).run()
+    again = trainer(tmp_path, Shift, Looks, epochs=2)
+    again.run()
+    assert again.job.methods["Shift"].calls == ["norm 2"]
+    assert float(again.job.methods["Shift"].by) > 0
+
+
 @pytest.mark.parametrize("bn", ["joint", "split"])
 def test_training_aligns_each_domain_by_itself(tmp_path: Path, bn: str) -> None:
     given: list[tuple[str, Tensor, Tensor]] = []

@@ -128,12 +128,14 @@ def _bound(version: str) -> str:
 
 def _contents(kind: str, fields: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yield each file's path in the package and its text."""
+    # No tool is to take a template for a file of this project, so some have other names here.
+    words = {"DOT": ".", "TESTS": "tests", "MODULE": fields["module"]}
+    words["IDENTIFIER"] = fields["identifier"]
     for part in ("common", kind):
         root = _TEMPLATES / part
         for template in sorted(root.rglob(f"*{_SUFFIX}")):
             place = str(template.relative_to(root)).removesuffix(_SUFFIX)
             text = template.read_text(encoding="utf-8")
-            path = place.replace("MODULE", fields["module"]).replace(
-                "IDENTIFIER", fields["identifier"]
-            )
-            yield path.replace("DOT", "."), _Template(text).substitute(fields)
+            for word, meant in words.items():
+                place = place.replace(word, meant)
+            yield place, _Template(text).substitute(fields)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from daptkit.errors import DaptkitError
 from daptkit.train.checkpoint import load_states, module_state
+from daptkit.train.versions import version_changes
 from daptkit.train.window import Window
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
     return {
         "identity": trainer.job.identity,
         "processes": trainer.world.size,
+        "packages": dict(trainer.job.packages),
         "step": trainer.step,
         "module": module_state(trainer.module, trainer.job.data.from_trunk),
         **trainer.updater.state(),
@@ -57,6 +59,8 @@ def load_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
     if trainer.gradual is not None:
         trainer.gradual.load_state(state["gradual"])
     trainer.scores.load_state(state.get("selection"))
+    for text in version_changes(state.get("packages", {}), job.packages):
+        job.reporter.line(text)
     if state["processes"] != trainer.world.size:
         job.reporter.line(
             f"{job.label}: continued by {trainer.world.size} processes instead of"

@@ -72,11 +72,7 @@ def forget(site: Any, version: str = "1.3") -> None:
 
 def test_a_method_comes_back_with_state_and_options(site: Any, tmp_path: Path) -> None:
     install_shade(site)
-<<<<<<< HEAD
-    stored, expected = fitted(strength=0.5, table_file="someone/patient_7.csv")
-=======
     stored, expected = fitted(strength=0.5, table_file="tables/patient_7.csv")
->>>>>>> roles
     save(tmp_path / "model", stored)
     lines: list[str] = []
     torch.manual_seed(5)

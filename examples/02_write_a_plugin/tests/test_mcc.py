@@ -9,9 +9,14 @@ import torch
 
 from daptkit.errors import UsageError
 from daptkit.plugin import build_options
-from daptkit.testing import assert_global_batch, imports_torch, make_batch, make_step, make_task
+from daptkit.testing import Check, make_batch, make_step, make_task, parametrize_with_checks
 from daptkit_mcc.mcc import MCC, mcc_loss
 from daptkit_mcc.plugin import MCCOptions, daptkit_methods
+
+
+@parametrize_with_checks("mcc")
+def test_the_contract(check: Check) -> None:
+    check()
 
 
 @pytest.fixture
@@ -102,10 +107,6 @@ def test_half_precision_is_close(method: MCC, dtype: torch.dtype) -> None:
     assert half.item() == pytest.approx(full.item(), rel=0.02)
 
 
-def test_two_processes_find_the_loss_of_the_whole_batch(method: MCC) -> None:
-    assert_global_batch(method)
-
-
 def test_following_the_loss_makes_predictions_sure_and_keeps_every_class() -> None:
     logits = make_batch(40, 7).logits.detach().requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=0.1)
@@ -123,7 +124,3 @@ def test_specification_and_bounds() -> None:
     assert (spec.name, spec.options) == ("mcc", MCCOptions)
     with pytest.raises(UsageError, match=r"mcc\.temperature"):
         build_options(spec.options, {"temperature": 0}, "mcc.")
-
-
-def test_torch_free_half_imports_no_torch() -> None:
-    assert not imports_torch("daptkit_mcc.plugin")

@@ -31,9 +31,9 @@ def mcc_loss(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
     certainty = weights * (1.0 + torch.exp(-entropy(softened.detach())))  # (N,)
     confusion = (probability * certainty[:, None]).T @ probability  # (K, K)
     total = confusion.sum(1)
-    there = total > 0
-    confused = (total - confusion.diagonal()) / torch.where(there, total, 1.0)
-    return torch.where(there, confused, 0.0).mean()
+    absent = total <= 0
+    confused = (total - confusion.diagonal()) / total.masked_fill(absent, 1.0)
+    return confused.masked_fill(absent, 0.0).mean()
 
 
 class MCC(Method):

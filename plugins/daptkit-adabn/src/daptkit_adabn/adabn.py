@@ -11,7 +11,7 @@ from torch import Tensor
 from daptkit.method import FitContext, Method, TaskInfo
 from daptkit.nn import weighted_mean
 from daptkit_adabn.plugin import AdaBNOptions
-from daptkit_adabn.statistics import Moments, change, deviations, matched
+from daptkit_adabn.statistics import CONSTANT, Moments, change, deviations, matched
 
 _LAYERS, _FIXED, _BATCHES = "layers", "fixed", "batches"
 _MODES = (_LAYERS, _FIXED, _BATCHES)
@@ -23,7 +23,7 @@ class AdaBN(Method):
     Where the backbone has BatchNorm and is trained, its layers normalise the target by statistics
     that give their outputs the moments that they have for the source; weight, bias and activation
     stay. Elsewhere, of a frozen trunk or a net without BatchNorm, the pooled features are
-    standardised by the mean and deviation of their domain.
+    standardised by mean and deviation of their domain, and brought to the source's by default.
 
     Source images count by the class weights in force: what is matched is a source with the
     target's class frequencies, so that these alone move no statistic.
@@ -143,12 +143,15 @@ class AdaBN(Method):
 
 
 def _batch_moments(features: Tensor, weights: Tensor) -> Moments:
-    """Return weighted mean and deviation (D',) of (N, D'), the latter with no gradient near 0."""
+    """Return weighted mean and deviation (D',) of (N, D').
+
+    As in BatchNorm a small share of the mean variance is added, so that a channel that hardly
+    varies in a batch is not blown up; 1 is the deviation where nothing varies.
+    """
     mean = weighted_mean(features, weights)
     var = weighted_mean((features - mean).square(), weights)
-    floor = 1e-6 * var.detach().mean()
-    varies = var > floor
-    return mean, torch.where(varies, torch.where(varies, var, 1.0).sqrt(), 1.0)
+    floor = CONSTANT * var.detach().mean()
+    return mean, (var + torch.where(floor > 0, floor, 1.0)).sqrt()
 
 
 __all__ = ["AdaBN"]

@@ -24,10 +24,11 @@ class AdaBNOptions:
         512, "Target images at most that BatchNorm's statistics are measured on.", low=2, high=10**9
     )
     scale: str = option(
-        "unit",
-        "What features are brought to where there is no BatchNorm to adapt: unit, mean 0 and"
-        " deviation 1 at either site; source, the source's own, which are left as they are.",
-        choices=("unit", "source"),
+        "source",
+        "What features are brought to where there is no BatchNorm to adapt: source, the source's"
+        " mean and deviation, so that the target alone is changed; unit, mean 0 and deviation 1 at"
+        " either site.",
+        choices=("source", "unit"),
     )
 
 

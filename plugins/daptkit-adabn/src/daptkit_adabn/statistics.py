@@ -7,7 +7,7 @@ from torch import Tensor
 
 from daptkit.method import NormLayer
 
-CONSTANT = 1e-6
+CONSTANT = 1e-4
 """Share of the mean variance of all channels below which one counts as constant."""
 
 Moments = tuple[Tensor, Tensor]
