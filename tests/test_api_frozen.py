@@ -16,6 +16,13 @@ LOSSES = {
     "mmd": {"mmd"},
     "jmmd": {"joint_mmd"},
     "bbse": set(),
+    "mcc": {"confusion"},
+    "bnm": {"nuclear_norm"},
+    "infomax": {"entropy", "diversity"},
+    "afn": {"source_norm", "target_norm"},
+    "bsp": {"source_spectrum", "target_spectrum"},
+    "vat": {"consistency"},
+    "mcd": {"heads", "discrepancy"},
 }
 """Keys of each shipped method's losses; reports and users' scripts read them in metrics.jsonl."""
 

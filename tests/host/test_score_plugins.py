@@ -143,7 +143,7 @@ def test_a_comparison_shows_it(tmp_path: Path, site: Any) -> None:
     assert set(found) == {"none", "coral"}
     assert all(0 < value < 1 for value in found.values())
     (header,) = [line for line in result.summary.splitlines() if "selection score" in line]
-    assert header.split()[-1] == "margin"
+    assert "margin" in header.split()
     page = (tmp_path / "cmp" / "compare.html").read_text()
     assert ">margin</th>" in page
     assert "count for no rank" in page

@@ -24,7 +24,7 @@ EXPECTED = {
         NO_WEIGHTS,
     ),
     "pta_mmd": {"score_reads_predictions": "it compares features"},
-    "pta_domain_information": {"score_reads_predictions": "it compares features"},
+    "pta_ist": {"score_reads_predictions": "it compares features"},
 }
 
 
@@ -68,20 +68,18 @@ def test_pta_mmd(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks(
-    "pta_domain_information", kind="score", expected_failed=EXPECTED["pta_domain_information"]
-)
-def test_pta_domain_information(check: Check) -> None:
+@parametrize_with_checks("pta_ist", kind="score", expected_failed=EXPECTED["pta_ist"])
+def test_pta_ist(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks("pta_class_clusters", kind="score")
-def test_pta_class_clusters(check: Check) -> None:
+@parametrize_with_checks("pta_clusters", kind="score")
+def test_pta_clusters(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks("pta_nearest_source", kind="score")
-def test_pta_nearest_source(check: Check) -> None:
+@parametrize_with_checks("pta_nearest", kind="score")
+def test_pta_nearest(check: Check) -> None:
     check()
 
 

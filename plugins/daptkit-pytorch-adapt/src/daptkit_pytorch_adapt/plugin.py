@@ -162,18 +162,18 @@ def daptkit_scores() -> list[ScoreSpec]:
             summary="Minus the MMD of the two sites' features.",
         ),
         ScoreSpec(
-            name="pta_domain_information",
+            name="pta_ist",
             factory="daptkit_pytorch_adapt.scores:domain_information",
             higher_is_better=False,
             summary="What near images tell of an image's site.",
         ),
         ScoreSpec(
-            name="pta_class_clusters",
+            name="pta_clusters",
             factory="daptkit_pytorch_adapt.scores:class_clusters",
             summary="Agreement of target clusters with predicted classes.",
         ),
         ScoreSpec(
-            name="pta_nearest_source",
+            name="pta_nearest",
             factory="daptkit_pytorch_adapt.scores:nearest_source",
             summary="How often the source image with the most similar prediction is right.",
         ),
