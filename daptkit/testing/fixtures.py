@@ -69,7 +69,7 @@ class FakeHost:
         kind = _KINDS[type(spec)]
         module = ModuleType(f"daptkit_test_plugin_{len(self.modules)}")
         module.__spec__ = PythonModuleSpec(module.__name__, loader=None)
-        made = replace(spec, factory=f"{module.__name__}:factory")  # type: ignore[type-var]
+        made = replace(spec, factory=f"{module.__name__}:factory")
 
         @hookimpl
         def hook() -> Any:
