@@ -71,6 +71,7 @@ PLANTED: list[tuple[type[Method], str, str, dict[str, Any]]] = [
     PLANTED,
     ids=[f"{factory.__name__}-{check}" for factory, check, *_ in PLANTED],
 )
+@pytest.mark.filterwarnings("ignore:std\\(\\)")  # what batches of one are warned of is the fault
 def test_a_planted_fault_is_found(
     factory: type[Method], check: str, reason: str, spec: dict[str, Any]
 ) -> None:
