@@ -131,7 +131,7 @@ def test_broken_plugins_are_warnings_with_their_reason(healthy, capsys):
     healthy.method("other-pkg", "dann")
     code, out = told(capsys)
     assert code == 0
-    assert re.search(r"ok +plugins .*methods bbse, .*good", out)
+    assert re.search(r"ok +plugins .*methods .*bbse, .*good", out)
     assert re.search(r"warning +method broken +broken-pkg 1\.0: .*libfoo is missing", out)
     assert "-> upgrade or uninstall broken-pkg, or set DAPTKIT_DISABLE=broken-pkg" in out
     assert re.search(r"warning +method dann +other-pkg 1\.0: .*taken by daptkit-dann", out)
@@ -143,7 +143,7 @@ def test_no_plugin_at_all(healthy, monkeypatch):
     check = found()["plugins"]
     assert check.status == "warning"
     assert "only -m none" in check.finding
-    assert "switched off bbse" in check.finding
+    assert "bbse" in check.finding.split("switched off")[1]
 
 
 def test_a_timeout_that_is_no_number_stops_every_run(healthy, monkeypatch, capsys):

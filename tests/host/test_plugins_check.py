@@ -130,8 +130,8 @@ def test_a_plugin_that_is_switched_off(
 def test_the_list_of_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plugins", "list", "--kind", "reader", "--json"]) == 0
     assert {p["kind"] for p in json.loads(capsys.readouterr().out)} == {"reader"}
-    assert run(["plugins", "list", "--kind", "score"]) == 0
-    assert capsys.readouterr().out == "no score plugins are installed\n"
+    assert run(["plugins", "list", "--kind", "model"]) == 0
+    assert capsys.readouterr().out == "no model plugins are installed\n"
 
 
 # The host of the fixtures.
