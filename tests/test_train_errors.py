@@ -56,7 +56,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(job: Any) -> Any:
         raise AssertionError("training began before the mistake was found")
 
-    monkeypatch.setattr(adaptation, "Trainer", refuse)
+    monkeypatch.setattr("daptkit.train.models.Trainer", refuse)
     monkeypatch.setattr("daptkit.train.twin.Trainer", refuse)
 
 
