@@ -417,6 +417,7 @@ def test_a_run_that_is_measured_again_is_that_of_the_chosen_epoch(
         method_options={},
         epochs=2,
         select="entropy",
+        guard=False,
         out=str(tmp_path / "frozen"),
     )
     record = run_adaptation(config, SilentReporter()).record
