@@ -153,7 +153,7 @@ class AdaptConfig:
         metavar="last|auto|SCORE",
     )
     guard: bool = option(
-        True, "Deliver the source-only model where adapting hurt, as far as can be told."
+        True, "Deliver the source-only model where adapting may have hurt, or nothing can tell."
     )
     report: bool = option(True, "Write report.html with its figures.")
     log_interval: int = option(50, "Steps between lines of metrics.jsonl.", low=1)
