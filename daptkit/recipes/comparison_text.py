@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,7 @@ from rich.table import Table
 from daptkit.recipes.evaluating import TRUE_SCORES
 from daptkit.report.reading.comparing import (
     ESTIMATES,
+    SCORE_NAMES,
     assumption_lines,
     cells,
     collapsed,
@@ -133,8 +134,9 @@ def summary_text(data: Data, reasons: Mapping[str, str]) -> str:
         console.print(_table(header, [row(data, m) for m in rows_of(data)]))
     for line in assumption_lines(data):
         console.print(line, soft_wrap=True)
-    header = ["selection score", *score_columns(data).values()]
-    console.print(_table(header, [_scores_row(data, m) for m in data["methods"]]))
+    for title, names in _score_tables(data):
+        header = [title, *names.values()]
+        console.print(_table(header, [_scores_row(data, m, names) for m in data["methods"]]))
     console.print(shift_line(data), soft_wrap=True)
     for method, vetoes in data["choice"]["vetoes"].items():
         for veto in vetoes:
@@ -214,12 +216,18 @@ def _estimates_row(data: Data, method: str) -> list[str]:
     return row
 
 
-def _scores_row(data: Data, method: str) -> list[str]:
+def _score_tables(data: Data) -> list[tuple[str, dict[str, str]]]:
+    """Return title and columns of each table: daptkit's own scores, then those of plugins."""
+    names = score_columns(data)
+    own = {name: title for name, title in names.items() if name in SCORE_NAMES}
+    others = {name: title for name, title in names.items() if name not in own}
+    tables = [("selection score", own), ("score of a plugin", others)]
+    return [(title, columns) for title, columns in tables if columns]
+
+
+def _scores_row(data: Data, method: str, names: Iterable[str]) -> list[str]:
     found = data["summary"][method]
-    return [
-        method_name(method),
-        *(_mean(found.get(f"score_{name}")) for name in score_columns(data)),
-    ]
+    return [method_name(method), *(_mean(found.get(f"score_{name}")) for name in names)]
 
 
 def _true_row(data: Data, method: str) -> list[str]:

@@ -142,7 +142,7 @@ def test_a_comparison_shows_it(tmp_path: Path, site: Any) -> None:
     found = {cell["method"]: cell["values"]["score_margin"] for cell in result.data["cells"]}
     assert set(found) == {"none", "coral"}
     assert all(0 < value < 1 for value in found.values())
-    (header,) = [line for line in result.summary.splitlines() if "selection score" in line]
+    (header,) = [line for line in result.summary.splitlines() if "score of a plugin" in line]
     assert "margin" in header.split()
     page = (tmp_path / "cmp" / "compare.html").read_text()
     assert ">margin</th>" in page
