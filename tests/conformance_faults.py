@@ -289,6 +289,149 @@ class Entropy(Method):
         return {"entropy": self.options.weight * -(p * (p + 1e-6).log()).sum(1).mean()}
 
 
+class Tone(Method):
+    """Role ``inputs``: gives the target the mean and spread of the source's levels; no fault."""
+
+    def __init__(self, options: Any, task: TaskInfo) -> None:
+        super().__init__(options, task)
+        self.register_buffer("tone", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        found = [torch.stack([x.mean(), x.std() + 1e-3]) for x in (source, target)]
+        self.tone.copy_(torch.stack(found))
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        (mean, spread), (own, wide) = self.tone
+        return images if domain == "source" else (images - own) / wide * spread + mean
+
+
+class ToneOfBatch(Tone):
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        self.tone[1] = torch.stack([images.mean(), images.std() + 1e-3])
+        return super().align_images(images, domain)
+
+
+class ToneOfNothing(Tone):
+    """A spread of 0 is divided by."""
+
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        super().fit_images(source, target)
+        self.tone[:, 1] -= 1e-3
+
+
+class Darkens(Tone):
+    """Sites that agree are changed."""
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return 0.8 * super().align_images(images, domain)
+
+
+class Paints(Tone):
+    """Nothing of the target's tone is undone."""
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images
+
+
+class Standardised(Method):
+    """Roles ``features`` and ``norm``: each domain by its own moments; no fault."""
+
+    layers = ("features", "trunk")
+
+    def __init__(self, options: Any, task: TaskInfo) -> None:
+        super().__init__(options, task)
+        self.register_buffer("moments", torch.ones(2, 2, task.dims["trunk"]))
+
+    def measured(self, ctx: FitContext, layer: str) -> list[tuple[Tensor, Tensor]]:
+        return [ctx.input_moments(d, (layer,))[layer] for d in ("source", "target")]
+
+    def fit_features(self, ctx: FitContext) -> None:
+        pairs = self.measured(ctx, "trunk")
+        self.moments.copy_(torch.stack([torch.stack(pair) for pair in pairs]))
+
+    def by(self, features: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return (features - mean) / (var + 1e-3).sqrt()
+
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        return self.by(features, *self.moments[int(domain == "target")])
+
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        x, w = gather(features), gather(weights)
+        mean = weighted_mean(x, w)
+        return self.by(features, mean, weighted_mean((x - mean).square(), w))
+
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        layers, source = ctx.norm_layers(), ctx.input_moments("source")
+
+        def choose(name: str, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+            ratio = var / source[name][1]
+            moved = (source[name][0] - layers[name].mean) * ratio.sqrt()
+            return mean - moved, layers[name].var * ratio
+
+        return ctx.chained_statistics("target", choose)
+
+
+class OfTheRowsPassed(Standardised):
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        return features - features.mean(0)
+
+
+class FittedInNoBuffer(Standardised):
+    def fit_features(self, ctx: FitContext) -> None:
+        super().fit_features(ctx)
+        self.moments = self.moments.clone()
+        self.kept, self.moments[:] = self.moments.clone(), 1.0
+
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        moments = getattr(self, "kept", self.moments)
+        return self.by(features, *moments[int(domain == "target")])
+
+
+class NoSpread(Standardised):
+    def by(self, features: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return (features - mean) / var.sqrt()
+
+
+class BatchesDetached(Standardised):
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        return super().align_batch(features.detach(), domain, weights, gather)
+
+
+class BatchesUnweighted(Standardised):
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        return super().align_batch(features, domain, torch.ones_like(weights), gather)
+
+
+class BatchesApart(Standardised):
+    """Each process by its own rows."""
+
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        return super().align_batch(features, domain, weights, lambda x: x)
+
+
+class PriorsMove(Standardised):
+    """What is measured of the source does not count by the class weights."""
+
+    def measured(self, ctx: FitContext, layer: str) -> list[tuple[Tensor, Tensor]]:
+        rows = ctx.predict("source_train", ("trunk",)).taps[layer]
+        return [(rows.mean(0), rows.var(0)), ctx.input_moments("target", (layer,))[layer]]
+
+
+class SourceStatistics(Standardised):
+    """Both domains by the source's."""
+
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        return self.by(features, *self.moments[0])
+
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: (layer.mean, layer.var) for name, layer in ctx.norm_layers().items()}
+
+
+class NegativeVariance(Standardised):
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: (mean, -var) for name, (mean, var) in super().norm_statistics(ctx).items()}
+
+
 class AsksForSource(Entropy):
     def on_fit_start(self, ctx: FitContext) -> None:
         ctx.predict("source_train")

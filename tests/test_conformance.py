@@ -21,6 +21,10 @@ from daptkit.testing.case import CheckFailed, MethodCase, NotApplicable
 from daptkit.testing.spec_checks import torch_free_import
 
 SOURCE_FREE = {"needs": frozenset({"target"})}
+INPUTS = {"roles": frozenset({"inputs"}), "trains": "none"}
+FEATURES = {"roles": frozenset({"features"}), "trains": "none"}
+NORM = {"roles": frozenset({"norm"}), "trains": "none"}
+BOTH = {"roles": frozenset({"features", "norm"}), "trains": "none"}
 LABEL = {"roles": frozenset({"class_weights", "target_prior"}), "trains": "none"}
 
 PLANTED: list[tuple[type[Method], str, str, dict[str, Any]]] = [
@@ -56,6 +60,20 @@ PLANTED: list[tuple[type[Method], str, str, dict[str, Any]]] = [
     (faults.Unused, "every_parameter_is_used", "spare.weight", {}),
     (faults.DoubleGroup, "parameter_groups", "twice", {}),
     (faults.SourcePrior, "known_prior", "the target was drawn with 0.70, 0.20, 0.10", LABEL),
+    (faults.ToneOfBatch, "aligned_images", "depends on others", INPUTS),
+    (faults.ToneOfNothing, "aligned_images", "a single level: not finite", INPUTS),
+    (faults.Darkens, "known_appearance", "the source's own are changed", INPUTS),
+    (faults.Paints, "known_appearance", "leaves a known change", INPUTS),
+    (faults.OfTheRowsPassed, "aligned_features", "a row of the source depends", FEATURES),
+    (faults.FittedInNoBuffer, "aligned_features", "in buffers", FEATURES),
+    (faults.NoSpread, "aligned_features", "not finite (collapsed)", FEATURES),
+    (faults.BatchesDetached, "aligned_batches", "detached", FEATURES),
+    (faults.BatchesUnweighted, "aligned_batches", "not honoured", FEATURES),
+    (faults.BatchesApart, "aligned_batches", "two processes", FEATURES),
+    (faults.PriorsMove, "known_statistics", "counts by the class weights", FEATURES),
+    (faults.SourceStatistics, "known_statistics", "aligned features leave a known gap", FEATURES),
+    (faults.SourceStatistics, "known_statistics", "statistics leave a known gap", NORM),
+    (faults.NegativeVariance, "known_statistics", "negative variance", NORM),
     (faults.AsksForSource, "source_free", "without source images", SOURCE_FREE),
     (faults.NeedsSourceBatch, "source_free", "NoneType", SOURCE_FREE),
     (faults.Means, "option_texts_and_bounds", "without bounds", {"options": faults.Boundless}),
@@ -107,6 +125,16 @@ def test_an_adversary_conforms(check: Any) -> None:
 
 @parametrize_with_checks(faults.loaded(faults.Entropy, **SOURCE_FREE))
 def test_a_source_free_method_conforms(check: Any) -> None:
+    check()
+
+
+@parametrize_with_checks(faults.loaded(faults.Tone, **INPUTS))
+def test_an_alignment_of_images_conforms(check: Any) -> None:
+    check()
+
+
+@parametrize_with_checks(faults.loaded(faults.Standardised, **BOTH))
+def test_an_alignment_of_features_conforms(check: Any) -> None:
     check()
 
 

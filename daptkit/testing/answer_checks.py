@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from daptkit.method import DomainBatch, Method
+from daptkit.method import DomainBatch, Method, TaskInfo
 from daptkit.testing.case import CheckFailed, MethodCase, NotApplicable, Pair, ensure, trained
 from daptkit.testing.fit import MadeFitContext
 from daptkit.testing.worlds import KnownShift, known_shift
 
 _FIRST, _STEPS = 20, 50
 """Steps of the method's own parameters alone, and of both players."""
-_CLOSED = 0.5
+CLOSED = 0.5
 _PRIOR_IMAGES = 600
 _FAR = 0.2
 """L1 distance of an estimated prior to the truth that is too much."""
@@ -34,7 +33,7 @@ def closes_known_gap(case: MethodCase) -> None:
         before, after = _before_and_after(case, world)
         gaps = [world.gap(x) for x in (before, after)]
         wrong = [1 - world.accuracy(x) for x in (before, after)]
-        if gaps[1] < _CLOSED * gaps[0] or wrong[1] < _CLOSED * wrong[0]:
+        if gaps[1] < CLOSED * gaps[0] or wrong[1] < CLOSED * wrong[0]:
             return
         found.append(
             f"a {kind} of distance {gaps[0]:.2f} becomes {gaps[1]:.2f}, errors on the target"
@@ -81,7 +80,7 @@ def known_prior(case: MethodCase) -> None:
     for kind in ("none", "label"):
         world = known_shift(kind, _PRIOR_IMAGES, _PRIOR_IMAGES)
         case_here = replace(case, device=torch.device("cpu"))
-        method = case_here.loaded.create(case_here.loaded.spec.options(), world.task)
+        method = case_here.loaded.create(case_here.loaded.spec.options(), task_of(case, world))
         run_hooks(method, MadeFitContext(world))
         ratio = world.target_prior / world.task.source_prior
         for role in sorted(owned):
@@ -108,19 +107,24 @@ def source_free(case: MethodCase) -> None:
     if case.needs_source:
         raise NotApplicable("it asks for the source")
     world = known_shift("none", 60, 60)
-    method = case.loaded.create(case.loaded.spec.options(), world.task)
+    method = case.loaded.create(case.loaded.spec.options(), task_of(case, world))
     run_hooks(method, MadeFitContext(world, with_source=False))
     case.call(case.pair())
 
 
+def task_of(case: MethodCase, world: KnownShift) -> TaskInfo:
+    """Return what the method is told of a world, each of whose layers is its features."""
+    task, layers = world.task, case.task.dims
+    return replace(task, dims={**dict.fromkeys(layers, task.dims["features"]), **task.dims})
+
+
 def run_hooks(method: Method, ctx: MadeFitContext) -> None:
     """Call the hooks of a method in the order of a run."""
-    given: Any = ctx  # it lacks what only a model of layers can offer
-    method.on_fit_start(given)
+    method.on_fit_start(ctx)
     for epoch in range(ctx.epochs):
         ctx.epoch = epoch + 1
-        method.on_epoch_end(given)
-    method.on_fit_end(given)
+        method.on_epoch_end(ctx)
+    method.on_fit_end(ctx)
 
 
 def _as_prior(weights: Tensor, world: KnownShift) -> Tensor:

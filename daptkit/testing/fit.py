@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from daptkit.method import DomainBatch, TaskInfo
+from daptkit.method import DomainBatch, NormLayer, TaskInfo
+from daptkit.nn import weighted_mean
 from daptkit.testing.worlds import KnownShift
+
+_LAYERS = ("first", "second")
+_EPS = 1e-5
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and variance by channel, (C,) each."""
 
 
 @dataclass
@@ -22,6 +30,9 @@ class MadeFitContext:
         seed: of the run.
         finetune: as ``--finetune``.
         with_source: whether there is a source; without, asking for it raises.
+        class_weights: (K,) importance weights in force; ones by default.
+        with_norm: whether the model normalises its features: two layers, a ReLU between them,
+            whose running statistics are the source's. Its pooled output is that of the second.
     """
 
     world: KnownShift
@@ -32,11 +43,13 @@ class MadeFitContext:
     with_source: bool = True
     notes: list[str] = field(default_factory=list)
     logged: dict[str, float] = field(default_factory=dict)
+    class_weights: Tensor | None = None
+    with_norm: bool = False
+    task: TaskInfo = field(init=False)
 
-    @property
-    def task(self) -> TaskInfo:
-        """The task."""
-        return self.world.task
+    def __post_init__(self) -> None:
+        """Set what a method is told of the world."""
+        self.task = self.world.task
 
     @property
     def num_classes(self) -> int:
@@ -56,8 +69,10 @@ class MadeFitContext:
         """
         if split.startswith("source"):
             self._ensure_source(split)
-            rows, labels = self._part(split)
-            return self._batch(self.world.source_features[rows], labels[rows], layers)
+            # Every second image is held out.
+            rows = slice(int(split == "source_val"), None, 2)
+            labels = self.world.source_labels[rows]
+            return self._batch(self.world.source_features[rows], labels, layers)
         return self._batch(self.world.target_features, None, layers)
 
     def source_only(
@@ -73,6 +88,54 @@ class MadeFitContext:
         levels = torch.linspace(0.2, 0.8, min(limit, 16))
         return levels[:, None, None, None].expand(-1, 3, 8, 8).clone()
 
+    def norm_layers(self) -> dict[str, NormLayer]:
+        """Return the layers of the model, none where it has none."""
+        if not self.with_norm:
+            return {}
+        ones = torch.ones(len(self.world.source_features))
+        own = self._chain(self.world.source_features, ones, lambda name, mean, var: (mean, var))
+        return {n: NormLayer(mean=mean, var=var, eps=_EPS) for n, (mean, var) in own[1].items()}
+
+    def input_moments(
+        self, domain: str, layers: tuple[str, ...] | None = None
+    ) -> dict[str, Moments]:
+        """Return the moments of what enters each layer; see :class:`daptkit.method.FitContext`."""
+        features, weights = self._images_of(domain)
+        trunk, moments = self._chain(features, weights, self._own)
+        moments = {**moments, "trunk": _moments(trunk, weights)}
+        return {name: moments[name] for name in (self.norm_layers() if layers is None else layers)}
+
+    def chained_statistics(
+        self,
+        domain: str,
+        choose: Callable[[str, Tensor, Tensor], Moments],
+        limit: int | None = None,
+    ) -> dict[str, Moments]:
+        """Return what each layer normalises by; see :class:`daptkit.method.FitContext`."""
+        if not self.with_norm:
+            return {}
+        chosen: dict[str, Moments] = {}
+
+        def keep(name: str, mean: Tensor, var: Tensor) -> Moments:
+            chosen[name] = choose(name, mean, var)
+            return chosen[name]
+
+        self._chain(*self._images_of(domain), keep)
+        return chosen
+
+    def normalised(self, features: Tensor, statistics: dict[str, Moments]) -> Tensor:
+        """Return the model's pooled output of features (N, D): these, where nothing is normalised.
+
+        Args:
+            features: of either domain.
+            statistics: what layers normalise by; one that is left out has its own.
+        """
+
+        def choose(name: str, mean: Tensor, var: Tensor) -> Moments:
+            return statistics[name] if name in statistics else self._own(name, mean, var)
+
+        return self._chain(features, torch.ones(len(features)), choose)[0]
+
     def note(self, text: str) -> None:
         """Keep the line."""
         self.notes.append(text)
@@ -85,10 +148,36 @@ class MadeFitContext:
         if not self.with_source:
             raise LookupError(f"{what} is asked for, in a run without source images")
 
-    def _part(self, split: str) -> tuple[slice, Tensor]:
-        """Return the rows of a source split; every second image is held out."""
-        labels = self.world.source_labels
-        return slice(int(split == "source_val"), None, 2), labels
+    def _own(self, name: str, mean: Tensor, var: Tensor) -> Moments:
+        layer = self.norm_layers()[name]
+        return layer.mean, layer.var
+
+    def _images_of(self, domain: str) -> tuple[Tensor, Tensor]:
+        """Return features (N, D) and weights (N,) of a domain."""
+        if domain == "target":
+            return self.world.target_features, torch.ones(len(self.world.target_features))
+        self._ensure_source(domain)
+        return self.world.source_features, self._weights(self.world.source_labels)
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return torch.ones(len(labels))
+        return self.class_weights[labels]
+
+    def _chain(
+        self,
+        features: Tensor,
+        weights: Tensor,
+        choose: Callable[[str, Tensor, Tensor], Moments],
+    ) -> tuple[Tensor, dict[str, Moments]]:
+        """Return the pooled output, float32, and the moments of what entered each layer."""
+        x, entered = features.double(), {}
+        for name in _LAYERS if self.with_norm else ():
+            entered[name] = _moments(x, weights)
+            mean, var = choose(name, *entered[name])
+            x = (x - mean) / (var + _EPS).sqrt()
+            x = x.relu() if name != _LAYERS[-1] else x
+        return x.float(), entered
 
     def _batch(
         self, features: Tensor, labels: Tensor | None, layers: tuple[str, ...]
@@ -100,7 +189,14 @@ class MadeFitContext:
             logits=logits,
             taps=taps,
             labels=labels,
-            weights=torch.ones(len(features)),
+            weights=torch.ones(len(features)) if labels is None else self._weights(labels),
             groups=rows,
             index=rows,
         )
+
+
+def _moments(x: Tensor, weights: Tensor) -> Moments:
+    """Return weighted mean and variance of (N, C) by channel, float64."""
+    x, weights = x.double(), weights.double()
+    mean = weighted_mean(x, weights)
+    return mean, weighted_mean((x - mean).square(), weights)

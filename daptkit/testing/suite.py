@@ -21,12 +21,20 @@ from daptkit.testing.batch_checks import BATCH_CHECKS
 from daptkit.testing.case import MethodCase, NotApplicable
 from daptkit.testing.loss_checks import LOSS_CHECKS
 from daptkit.testing.other_checks import OTHER_CHECKS, PluginCase
+from daptkit.testing.role_checks import ROLE_CHECKS
 from daptkit.testing.spec_checks import SPEC_CHECKS
 from daptkit.testing.state_checks import STATE_CHECKS
 
 TestT = TypeVar("TestT", bound=Callable[..., Any])
 
-METHOD_CHECKS = (*SPEC_CHECKS, *LOSS_CHECKS, *BATCH_CHECKS, *STATE_CHECKS, *ANSWER_CHECKS)
+METHOD_CHECKS = (
+    *SPEC_CHECKS,
+    *LOSS_CHECKS,
+    *BATCH_CHECKS,
+    *STATE_CHECKS,
+    *ROLE_CHECKS,
+    *ANSWER_CHECKS,
+)
 """Checks of a method, the quick ones first."""
 
 
