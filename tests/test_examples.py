@@ -46,7 +46,8 @@ def smaller(line: str, page: Path) -> list[str]:
     words = shlex.split(line)
     if "draw_hospitals.py" in line:
         return words + drawing.split()
-    runs = ("adapt" in words and "--help" not in words) or "compare_seeds.py" in line
+    runs = {"adapt", "compare"} & set(words) and "--help" not in words
+    runs = runs or "compare_seeds.py" in line
     return words + running.split() if runs else words
 
 
@@ -145,6 +146,7 @@ def test_the_manifests_say_what_the_folders_hold(workplace: Path) -> None:
     assert not [p for p in Path("h/hospital_c").iterdir() if p.is_dir()]
 
 
+@pytest.mark.timeout(900)  # a dozen runs and checks
 def test_write_a_plugin(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed: dict[str, str] = {}
 
@@ -160,6 +162,11 @@ def test_write_a_plugin(workplace: Path, capsys: pytest.CaptureFixture[str]) -> 
         lines = (workplace / "build" / name / "metrics.jsonl").read_text().splitlines()
         values = json.loads(lines[0])["values"]
         assert 0 < values[f"{name}/confusion"] < 1
+    compared = json.loads((workplace / "build" / "compare" / "compare.json").read_text())
+    assert compared["methods"] == ["none", "mine", "mine+bbse"]
+    checked = [out for line, out in printed.items() if " plugins check " in line]
+    assert len(checked) == 2
+    assert all("closes_known_gap" in out and "failed" not in out for out in checked)
 
 
 def test_the_tutorial_shows_the_files_as_they_are() -> None:
