@@ -24,7 +24,7 @@ from daptkit.report.reading.training import (
     read_loss,
     read_validation_loss,
 )
-from daptkit.report.reading.words import listing, number, percent, plain, significant
+from daptkit.report.reading.words import decimals, listing, number, percent, plain, significant
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -109,6 +109,7 @@ def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers() -> None:
     assert [number(None), percent(None), significant(None), plain(None)] == ["–"] * 4
+    assert [decimals(x) for x in (None, 0.0, 0.0005, 8.68e-5)] == ["–", "0.000", "0.001", "8.7e−05"]
     assert number(-1.234) == "\N{MINUS SIGN}1.23" and number(12345.6, 1) == "12,345.6"
     assert [significant(x) for x in (0.0217, 0.4, 352.07, 12345.6)] == [
         "0.0217",

@@ -26,7 +26,7 @@ from daptkit.report.reading.comparing import (
     verdicts,
 )
 from daptkit.report.reading.comparing import rows as rows_of
-from daptkit.report.reading.words import DASH
+from daptkit.report.reading.words import DASH, decimals
 
 WIDTH = 400
 """Never cut a cell: tables are as wide as they need to be."""
@@ -265,8 +265,8 @@ def _of(data: Data, method: str) -> list[Data]:
 def _mean(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     if not found or found["mean"] is None:
         return "-"
-    text = f"{found['mean']:.{digits}f}"
-    return text if found["sd"] is None else f"{text} ±{found['sd']:.{digits}f}"
+    parts = [decimals(found[end], digits).replace("\N{MINUS SIGN}", "-") for end in ("mean", "sd")]
+    return parts[0] if found["sd"] is None else " ±".join(parts)
 
 
 def _signed(score: Mapping[str, float | None]) -> str:

@@ -204,6 +204,7 @@ def environment() -> jinja2.Environment:
     )
     for write in (
         words.number,
+        words.decimals,
         words.count,
         words.percent,
         words.significant,

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from daptkit.errors import DaptkitError
 from daptkit.train.checkpoint import load_states, module_state
-from daptkit.train.versions import version_changes
+from daptkit.train.versions import changed_fits, version_changes
 from daptkit.train.window import Window
 
 if TYPE_CHECKING:
+    from daptkit.train.job import Job
     from daptkit.train.loop import Trainer
 
 
@@ -20,6 +21,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
         "identity": trainer.job.identity,
         "processes": trainer.world.size,
         "packages": dict(trainer.job.packages),
+        "fitted": {name: dict(state) for name, state in trainer.job.fitted.items()},
         "step": trainer.step,
         "module": module_state(trainer.module, trainer.job.data.from_trunk),
         **trainer.updater.state(),
@@ -41,7 +43,8 @@ def load_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
         state: what :func:`trainer_state` returned.
 
     Raises:
-        DaptkitError: images or labels are others than the checkpoint's.
+        DaptkitError: images or labels are others than the checkpoint's, or images are aligned
+            otherwise.
     """
     job = trainer.job
     if state.get("identity") != job.identity:
@@ -49,6 +52,7 @@ def load_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
             "--resume: the images or labels have changed since the run was started; start"
             " again in a new --out."
         )
+    _ensure_same_fit(state, job)
     load_states(trainer.module, trainer.updater.optimizer, state, job.data.from_trunk)
     trainer.updater.load_state(state)
     trainer.class_weights, trainer.target_prior = state["class_weights"], state["target_prior"]
@@ -65,4 +69,15 @@ def load_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
         job.reporter.line(
             f"{job.label}: continued by {trainer.world.size} processes instead of"
             f" {state['processes']}; sums are rounded in another order, and dropout draws anew"
+        )
+
+
+def _ensure_same_fit(state: dict[str, Any], job: Job) -> None:
+    """Ensure that the images are aligned as those were that the checkpoint was trained on."""
+    for name in changed_fits(state.get("fitted", {}), job.fitted):
+        before = state.get("packages", {}).get(name, "an earlier version")
+        raise DaptkitError(
+            f"--resume: method '{name}' ({job.packages[name]}) aligns images otherwise than when"
+            f" the run was started ({before}); install that version again, or start again in a new"
+            " --out."
         )

@@ -45,6 +45,8 @@ class Job:
         scores: what every epoch is scored by.
         rule: what the epoch to deliver is chosen by; ``None`` for the last one.
         stop_epoch: epoch to end after, of a schedule that is longer; ``None`` for the whole.
+        fitted: what methods found of the images before training, by name, which a continued run
+            must find again.
     """
 
     folder: RunFolder | None
@@ -65,6 +67,7 @@ class Job:
     scores: ScoreSet = field(default_factory=ScoreSet)
     rule: Rule | None = None
     stop_epoch: int | None = None
+    fitted: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ class JobMaker:
             world=self.world,
             scores=self.scores,
             stop_epoch=self.stop_epoch,
+            fitted=self.states,
         )
 
     def try_methods(self) -> None:

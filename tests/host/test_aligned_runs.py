@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from aligners import METHOD, install_shade
 from daptkit.cli.main import run as command
 from daptkit.data import AlignedImages, to_float
-from daptkit.errors import PluginError
+from daptkit.errors import DaptkitError, PluginError
 from daptkit.model import load_model_folder
 from daptkit.recipes import evaluate, predict
 from daptkit.report.levels import image_levels
@@ -256,27 +258,30 @@ def test_a_restored_run_sees_what_the_run_saw(site: Any, tmp_path: Path) -> None
     assert spread["target_after"] == pytest.approx(spread["source"], abs=0.01)
 
 
-def test_a_continued_run_ends_the_same(
-    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_shade(site)
-    whole = run(tmp_path, epochs=2)
-    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "other-cache"))
-    cut = str(tmp_path / "cut")
+def cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the folder of a run of 2 epochs that stopped after its methods' first checkpoint."""
     from daptkit.train.loop import Trainer
 
-    save = Trainer._save
+    out, save = str(folder / "cut"), Trainer._save
 
     def once(self: Trainer) -> None:
         save(self)
         if self.job.methods:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "_save", once)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, epochs=2, out=cut)
-    monkeypatch.setattr(Trainer, "_save", save)
-    continued = run(tmp_path, epochs=2, out=cut, resume=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_save", once)
+        run(folder, epochs=2, out=out)
+    return out
+
+
+def test_a_continued_run_ends_the_same(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_shade(site)
+    whole = run(tmp_path, epochs=2)
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "other-cache"))
+    continued = run(tmp_path, epochs=2, out=cut(tmp_path, monkeypatch), resume=True)
     for name in ("predictions.csv", "metrics.jsonl"):
         one, two = (Path(t.config.out) / name for t in (whole, continued))
         assert one.read_bytes() == two.read_bytes()
@@ -284,6 +289,26 @@ def test_a_continued_run_ends_the_same(
     for name in ("model.safetensors", "alignments.safetensors"):
         one, two = (Path(t.config.out) / model / name for t in (whole, continued))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_run_does_not_go_on_with_another_alignment_of_the_same_images(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_shade(site)
+    out = cut(tmp_path, monkeypatch)
+
+    def goes_on_with(method: str) -> None:
+        del sys.modules["plugin_shade_method"]
+        (site.folder / "plugin_shade_method.py").write_text(
+            method.replace("SHAPE", "2").replace("CHANGES_SOURCE", "False")
+        )
+        importlib.invalidate_caches()
+        run(tmp_path, epochs=2, out=out, resume=True)
+
+    with pytest.raises(DaptkitError, match=r"\(fake-shade 1\.3\) aligns images otherwise"):
+        goes_on_with(METHOD.replace("values.std(1)", "2 * values.std(1)"))
+    # Rounded otherwise, as on another machine.
+    goes_on_with(METHOD.replace("copy_(found)", "copy_((1 + 1e-6) * found)"))
 
 
 def test_the_guard_delivers_the_source_only_model_without_alignment(

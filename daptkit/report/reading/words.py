@@ -30,6 +30,13 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def decimals(value: float | None, digits: int = 3) -> str:
+    """Write a number with fixed decimals, or with two digits where those would all be 0."""
+    if value is None or value == 0 or abs(value) >= 0.5 * 10.0**-digits:
+        return number(value, digits)
+    return f"{value:.1e}".replace("-", "\N{MINUS SIGN}")
+
+
 def count(value: int | None) -> str:
     """Write a whole number with thousands separated."""
     return number(value, 0)
