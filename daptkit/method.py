@@ -301,7 +301,9 @@ class Method(nn.Module):
         """Role ``features``: set the buffers that :meth:`align_features` reads.
 
         Called before the model's first pass, and again whenever the trunk was trained or the class
-        weights in force have changed. ``ctx`` passes the model without any alignment.
+        weights in force have changed; what is measured of the source counts by these. ``ctx``
+        passes the model without any alignment. ``layers`` names ``"trunk"`` to find its width in
+        ``task.dims``.
         """
 
     def align_features(self, features: Tensor, domain: str) -> Tensor:
@@ -336,7 +338,8 @@ class Method(nn.Module):
 
         Asked at any moment at which target images are passed in eval mode, for the model as it
         then is: it depends on ``ctx`` alone. Layers left out keep their own statistics, which are
-        the source's. ``ctx`` passes the model without any alignment. Not asked in a frozen run.
+        the source's. What is measured of the source counts by the class weights in force. ``ctx``
+        passes the model without any alignment. Not asked in a frozen run.
         """
         return {}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from daptkit.errors import DataError
 from daptkit.host import LoadedMethod
 from daptkit.method import DomainBatch, FitContext, Method, StepContext, TaskInfo
 from daptkit.nn import domain_bce, gradient_reversal, weighted_covariance, weighted_mean
@@ -333,6 +334,35 @@ class Paints(Tone):
         return images
 
 
+class TrainingNoise(Tone):
+    """Noise of training only, which prediction is without: no fault."""
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        aligned = super().align_images(images, domain)
+        return aligned + torch.randn_like(aligned) if self.training else aligned
+
+
+class RefusesOneLevel(Tone):
+    """No fault."""
+
+    def fit_images(self, source: Tensor, target: Tensor) -> None:
+        super().fit_images(source, target)
+        if bool((self.tone[:, 1] < 0.01).any()):
+            raise DataError("images of a single level.")
+
+
+class Smooths(Method):
+    """Nothing of levels or colours: no fault where it says so."""
+
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images if domain == "source" else 0.999 * images
+
+
+class DarkensInPlace(Tone):
+    def align_images(self, images: Tensor, domain: str) -> Tensor:
+        return images.mul_(0.5)
+
+
 class Standardised(Method):
     """Roles ``features`` and ``norm``: each domain by its own moments; no fault."""
 
@@ -392,6 +422,67 @@ class NoSpread(Standardised):
         return (features - mean) / var.sqrt()
 
 
+class InPlaceRows(Standardised):
+    def align_features(self, features: Tensor, domain: str) -> Tensor:
+        return features.sub_(features.mean(0))
+
+
+class OfTheBottleneck(Standardised):
+    """Its buffers have the size of other features."""
+
+    def __init__(self, options: Any, task: TaskInfo) -> None:
+        super().__init__(options, task)
+        self.register_buffer("moments", torch.ones(2, 2, task.dims["features"]))
+
+
+class RunningBatches(Standardised):
+    """An average over batches, kept in buffers: no fault."""
+
+    def __init__(self, options: Any, task: TaskInfo) -> None:
+        super().__init__(options, task)
+        self.register_buffer("running", torch.zeros(2, 2, task.dims["trunk"]))
+
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        x, w = gather(features), gather(weights)
+        mean = weighted_mean(x, w)
+        var = weighted_mean((x - mean).square(), w)
+        place = int(domain == "target")
+        self.running[place] = 0.2 * self.running[place] + 0.8 * torch.stack([mean, var]).detach()
+        return self.by(features, mean, var)
+
+
+class TargetAlone(Standardised):
+    """The published statistics, which see no source and no class weights: no fault."""
+
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        return ctx.chained_statistics("target", lambda name, mean, var: (mean, var))
+
+
+class MeasuresByPasses(Standardised):
+    """Weighted moments of whole-split passes: no fault."""
+
+    def measured(self, ctx: FitContext, layer: str) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for split in ("source_train", "target"):
+            passed = ctx.predict(split, (layer,))
+            rows, weights = passed.taps[layer], passed.weights
+            mean = weighted_mean(rows, weights)
+            found.append((mean, weighted_mean((rows - mean).square(), weights)))
+        return found
+
+
+class NaNBatches(Standardised):
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        return super().align_batch(features, domain, weights, gather) / 0.0
+
+
+class SourceBatches(Standardised):
+    """Batches of both domains by the source's moments."""
+
+    def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
+        return self.by(features, *self.moments[0])
+
+
 class BatchesDetached(Standardised):
     def align_batch(self, features: Tensor, domain: str, weights: Tensor, gather: Any) -> Tensor:
         return super().align_batch(features.detach(), domain, weights, gather)
@@ -425,6 +516,31 @@ class SourceStatistics(Standardised):
 
     def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
         return {name: (layer.mean, layer.var) for name, layer in ctx.norm_layers().items()}
+
+
+class AnotherOnceAsked(Standardised):
+    """What it returns depends on what was asked before."""
+
+    asked = False
+
+    def norm_statistics(self, ctx: FitContext) -> dict[str, tuple[Tensor, Tensor]]:
+        found = {} if self.asked else super().norm_statistics(ctx)
+        self.asked = True
+        return found
+
+
+class Lists(Standardised):
+    def norm_statistics(self, ctx: FitContext) -> Any:
+        return {name: list(pair) for name, pair in super().norm_statistics(ctx).items()}
+
+
+class SourceInFit(Method):
+    """Source-free by its specification."""
+
+    layers = ("features", "trunk")
+
+    def fit_features(self, ctx: FitContext) -> None:
+        ctx.input_moments("source", ("trunk",))
 
 
 class NegativeVariance(Standardised):

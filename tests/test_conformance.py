@@ -63,17 +63,25 @@ PLANTED: list[tuple[type[Method], str, str, dict[str, Any]]] = [
     (faults.ToneOfBatch, "aligned_images", "depends on others", INPUTS),
     (faults.ToneOfNothing, "aligned_images", "a single level: not finite", INPUTS),
     (faults.Darkens, "known_appearance", "the source's own are changed", INPUTS),
+    (faults.DarkensInPlace, "known_appearance", "the source's own are changed", INPUTS),
     (faults.Paints, "known_appearance", "leaves a known change", INPUTS),
     (faults.OfTheRowsPassed, "aligned_features", "a row of the source depends", FEATURES),
     (faults.FittedInNoBuffer, "aligned_features", "in buffers", FEATURES),
     (faults.NoSpread, "aligned_features", "not finite (collapsed)", FEATURES),
-    (faults.BatchesDetached, "aligned_batches", "detached", FEATURES),
+    (faults.InPlaceRows, "aligned_features", "a row of the source depends", FEATURES),
+    (faults.OfTheBottleneck, "aligned_features", "size of tensor", FEATURES),
+    (faults.BatchesDetached, "aligned_batches", "no gradient reaches the source", FEATURES),
+    (faults.NaNBatches, "aligned_batches", "are not finite", FEATURES),
+    (faults.SourceBatches, "aligned_batches", "aligned batches leave a known gap", FEATURES),
     (faults.BatchesUnweighted, "aligned_batches", "not honoured", FEATURES),
     (faults.BatchesApart, "aligned_batches", "two processes", FEATURES),
     (faults.PriorsMove, "known_statistics", "counts by the class weights", FEATURES),
     (faults.SourceStatistics, "known_statistics", "aligned features leave a known gap", FEATURES),
     (faults.SourceStatistics, "known_statistics", "statistics leave a known gap", NORM),
     (faults.NegativeVariance, "known_statistics", "negative variance", NORM),
+    (faults.AnotherOnceAsked, "known_statistics", "asked again of the same model", NORM),
+    (faults.Lists, "known_statistics", "no pair of tensors", NORM),
+    (faults.SourceInFit, "source_free", "without source images", SOURCE_FREE | FEATURES),
     (faults.AsksForSource, "source_free", "without source images", SOURCE_FREE),
     (faults.NeedsSourceBatch, "source_free", "NoneType", SOURCE_FREE),
     (faults.Means, "option_texts_and_bounds", "without bounds", {"options": faults.Boundless}),
@@ -136,6 +144,27 @@ def test_an_alignment_of_images_conforms(check: Any) -> None:
 @parametrize_with_checks(faults.loaded(faults.Standardised, **BOTH))
 def test_an_alignment_of_features_conforms(check: Any) -> None:
     check()
+
+
+ROLE_CHECKS = ("aligned_images", "known_appearance", "aligned_features", "aligned_batches")
+
+
+@pytest.mark.parametrize(
+    ("factory", "spec"),
+    [
+        (faults.TrainingNoise, INPUTS),
+        (faults.RefusesOneLevel, INPUTS),
+        (faults.Smooths, {**INPUTS, "corrects": frozenset({"sharpness"})}),
+        (faults.RunningBatches, FEATURES),
+        (faults.MeasuresByPasses, BOTH),
+        (faults.TargetAlone, {**NORM, "needs": frozenset({"target"})}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_the_contract_allows_conforms(factory: type[Method], spec: dict[str, Any]) -> None:
+    names = (*ROLE_CHECKS, "known_statistics")
+    checks = [c for c in method_checks(faults.loaded(factory, **spec)) if c.name in names]
+    assert not [outcome for outcome in run_checks(checks) if outcome.status == "failed"]
 
 
 @parametrize_with_checks("coral")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from daptkit.train.checkpoint import load_checkpoint
 from daptkit.train.loop import Trainer
 from daptkit.train.progress import SilentReporter
-from daptkit.train.versions import version_changes
+from daptkit.train.versions import changed_fits, version_changes
 from fakes import in_process, make_job, method_of, tiny_config
 
 
@@ -56,6 +57,21 @@ def test_the_same_version_is_no_news(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, "1.2", stop_at=60)
     assert not [line for line in trained(tmp_path, "1.2") if "warning" in line]
+
+
+def test_another_fit_is_found_and_rounding_is_not() -> None:
+    table = torch.tensor([1e-5, 0.0, 2e-5])
+    now = {"shade": {"table": table, "gain": torch.tensor(float("nan"))}}
+
+    def with_table(x: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+        return {"shade": {**now["shade"], "table": x}}
+
+    for same in (now, with_table((1 + 1e-5) * table), None):
+        assert changed_fits(same, now) == []
+    other = (2 * table, table[:2], torch.full((3,), float("nan")))
+    for before in (*map(with_table, other), {}, {"shade": {"table": table}}):
+        assert changed_fits(before, now) == ["shade"]
+    assert changed_fits(now, {}) == ["shade"]
 
 
 def test_checkpoints_of_before_say_nothing() -> None:

@@ -108,7 +108,13 @@ def source_free(case: MethodCase) -> None:
         raise NotApplicable("it asks for the source")
     world = known_shift("none", 60, 60)
     method = case.loaded.create(case.loaded.spec.options(), task_of(case, world))
-    run_hooks(method, MadeFitContext(world, with_source=False))
+    for with_norm in (False, True):
+        ctx = MadeFitContext(world, with_source=False, with_norm=with_norm)
+        if "features" in case.loaded.spec.roles:
+            method.fit_features(ctx)
+        if "norm" in case.loaded.spec.roles and with_norm:
+            method.norm_statistics(ctx)
+        run_hooks(method, ctx)
     case.call(case.pair())
 
 

@@ -61,11 +61,12 @@ def assert_aligns_images(method: Method, source: Tensor, target: Tensor) -> None
     shapes = {name: value.shape for name, value in method.state_dict().items()}
     with torch.no_grad():
         method.fit_images(source.clone(), target.clone())
+        method.eval()
         state = method.state_dict()
         assert {name: value.shape for name, value in state.items()} == shapes, (
             "fit_images() changed the shape of a buffer"
         )
-        anew = type(method)(method.options, method.task)
+        anew = type(method)(method.options, method.task).eval()
         anew.load_state_dict(state)
         for domain, images in (("source", source), ("target", target)):
             found = method.align_images(images.clone(), domain)

@@ -14,6 +14,8 @@ from daptkit.testing.worlds import KnownShift
 
 _LAYERS = ("first", "second")
 _EPS = 1e-5
+_TRAIN = slice(0, None, 2)
+"""Images of the source to train on; the others are held out."""
 
 Moments = tuple[Tensor, Tensor]
 """Mean and variance by channel, (C,) each."""
@@ -32,7 +34,8 @@ class MadeFitContext:
         with_source: whether there is a source; without, asking for it raises.
         class_weights: (K,) importance weights in force; ones by default.
         with_norm: whether the model normalises its features: two layers, a ReLU between them,
-            whose running statistics are the source's. Its pooled output is that of the second.
+            whose running statistics are the source's. What the second gives out is what
+            :meth:`predict` then returns for every layer.
     """
 
     world: KnownShift
@@ -69,7 +72,6 @@ class MadeFitContext:
         """
         if split.startswith("source"):
             self._ensure_source(split)
-            # Every second image is held out.
             rows = slice(int(split == "source_val"), None, 2)
             labels = self.world.source_labels[rows]
             return self._batch(self.world.source_features[rows], labels, layers)
@@ -92,8 +94,8 @@ class MadeFitContext:
         """Return the layers of the model, none where it has none."""
         if not self.with_norm:
             return {}
-        ones = torch.ones(len(self.world.source_features))
-        own = self._chain(self.world.source_features, ones, lambda name, mean, var: (mean, var))
+        features = self.world.source_features[_TRAIN]
+        own = self._chain(features, torch.ones(len(features)), lambda name, mean, var: (mean, var))
         return {n: NormLayer(mean=mean, var=var, eps=_EPS) for n, (mean, var) in own[1].items()}
 
     def input_moments(
@@ -157,7 +159,8 @@ class MadeFitContext:
         if domain == "target":
             return self.world.target_features, torch.ones(len(self.world.target_features))
         self._ensure_source(domain)
-        return self.world.source_features, self._weights(self.world.source_labels)
+        labels = self.world.source_labels[_TRAIN]
+        return self.world.source_features[_TRAIN], self._weights(labels)
 
     def _weights(self, labels: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -182,8 +185,8 @@ class MadeFitContext:
     def _batch(
         self, features: Tensor, labels: Tensor | None, layers: tuple[str, ...]
     ) -> DomainBatch:
-        logits = self.world.logits(features)
-        taps = {**dict.fromkeys(layers, features), "features": features, "logits": logits}
+        logits, seen = self.world.logits(features), self.normalised(features, {})
+        taps = {**dict.fromkeys(layers, seen), "features": seen, "logits": logits}
         rows = torch.arange(len(features))
         return DomainBatch(
             logits=logits,

@@ -19,9 +19,10 @@ from daptkit.host.lookup import KINDS, find_plugins, load_plugin
 from daptkit.testing.answer_checks import ANSWER_CHECKS
 from daptkit.testing.batch_checks import BATCH_CHECKS
 from daptkit.testing.case import MethodCase, NotApplicable
+from daptkit.testing.feature_checks import FEATURE_CHECKS
+from daptkit.testing.image_checks import IMAGE_CHECKS
 from daptkit.testing.loss_checks import LOSS_CHECKS
 from daptkit.testing.other_checks import OTHER_CHECKS, PluginCase
-from daptkit.testing.role_checks import ROLE_CHECKS
 from daptkit.testing.spec_checks import SPEC_CHECKS
 from daptkit.testing.state_checks import STATE_CHECKS
 
@@ -32,7 +33,8 @@ METHOD_CHECKS = (
     *LOSS_CHECKS,
     *BATCH_CHECKS,
     *STATE_CHECKS,
-    *ROLE_CHECKS,
+    *IMAGE_CHECKS,
+    *FEATURE_CHECKS,
     *ANSWER_CHECKS,
 )
 """Checks of a method, the quick ones first."""

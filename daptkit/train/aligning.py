@@ -150,7 +150,8 @@ class Alignment:
             with plugin_guard(self._norm, self._job.packages[self._norm], "norm_statistics()"):
                 found = self._job.methods[self._norm].norm_statistics(self._context())
             owner = f"method '{self._norm}' ({self._job.packages[self._norm]})"
-            self._statistics = checked_statistics(found, norm_modules(self._job.net), owner)
+            shapes = {name: _shape(layer) for name, layer in norm_modules(self._job.net).items()}
+            self._statistics = checked_statistics(found, shapes, owner)
         return self._statistics
 
     def _fit(self) -> None:
@@ -214,12 +215,12 @@ def joined_align(n_source: int, source: Align, target: Align) -> Align:
     return align
 
 
-def checked_statistics(found: object, modules: Mapping[str, nn.Module], owner: str) -> Statistics:
+def checked_statistics(found: object, shapes: Mapping[str, torch.Size], owner: str) -> Statistics:
     """Return statistics in float32 on the CPU, if they fit the layers.
 
     Args:
         found: what a method returned.
-        modules: layers by path.
+        shapes: of the running mean of each layer, by path.
         owner: for messages.
 
     Raises:
@@ -230,17 +231,20 @@ def checked_statistics(found: object, modules: Mapping[str, nn.Module], owner: s
         raise PluginError(f"{what} {type(found).__name__} instead of a dict by module path.")
     checked = {}
     for name, pair in found.items():
-        if name not in modules:
+        if name not in shapes:
             raise PluginError(f"{what} {name!r}, which is no layer with running statistics.")
         if not (
             isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(v, Tensor) for v in pair)
         ):
             raise PluginError(f"{what} no pair of tensors for '{name}'.")
         mean, var = (value.detach().cpu().float() for value in pair)
-        shape = modules[name].get_buffer("running_mean").shape
-        if mean.shape != shape or var.shape != shape:
-            raise PluginError(f"{what} other shapes than {tuple(shape)} for '{name}'.")
+        if mean.shape != shapes[name] or var.shape != shapes[name]:
+            raise PluginError(f"{what} other shapes than {tuple(shapes[name])} for '{name}'.")
         if not bool((mean.isfinite() & var.isfinite() & (var >= 0)).all()):
             raise PluginError(f"{what} a negative variance or no finite number for '{name}'.")
         checked[name] = (mean, var)
     return checked
+
+
+def _shape(layer: nn.Module) -> torch.Size:
+    return layer.get_buffer("running_mean").shape

@@ -74,7 +74,7 @@ def load_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
 
 def _ensure_same_fit(state: dict[str, Any], job: Job) -> None:
     """Ensure that the images are aligned as those were that the checkpoint was trained on."""
-    for name in changed_fits(state.get("fitted", {}), job.fitted):
+    for name in changed_fits(state.get("fitted"), job.fitted):
         before = state.get("packages", {}).get(name, "an earlier version")
         raise DaptkitError(
             f"--resume: method '{name}' ({job.packages[name]}) aligns images otherwise than when"

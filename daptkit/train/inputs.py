@@ -142,8 +142,15 @@ def aligned(maker: JobMaker, fitted: FittedAlignment) -> JobMaker:
             config,
             maker.world,
         )
-    states = {fitted.stored.method: fitted.stored.state}
-    return replace(maker, prepared=replace(prepared, data=data), states=states)
+    name, state = fitted.stored.method, fitted.stored.state
+    # The fit may be the same and the method another: then it changes the images otherwise.
+    change = {f"change of {domain}": torch.tensor(x) for domain, x in fitted.change.items()}
+    return replace(
+        maker,
+        prepared=replace(prepared, data=data),
+        states={name: state},
+        fitted={name: {**state, **change}},
+    )
 
 
 def methods_view(

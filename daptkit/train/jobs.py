@@ -39,6 +39,7 @@ class JobMaker:
         scores: what every epoch is scored by.
         stop_epoch: epoch that the jobs end after; ``None`` for the last one.
         states: what methods start from that were fitted before, by name.
+        fitted: what a continued run must find again of these.
     """
 
     prepared: Prepared
@@ -51,6 +52,7 @@ class JobMaker:
     scores: ScoreSet = field(default_factory=ScoreSet)
     stop_epoch: int | None = None
     states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    fitted: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def make(self, data: TaskData, folder: RunFolder | None) -> Job:
         """Return a job on ``data`` that writes to ``folder``; its model and methods are new.
@@ -77,7 +79,7 @@ class JobMaker:
             world=self.world,
             scores=self.scores,
             stop_epoch=self.stop_epoch,
-            fitted=self.states,
+            fitted=self.fitted,
         )
 
     def try_methods(self) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_TOLERANCE = 1e-4
-"""What sums may differ by that another machine has rounded."""
+_TOLERANCE = 1e-3
+"""By what share numbers may differ that another machine has rounded."""
 
 Fitted = Mapping[str, Mapping[str, Tensor]]
-"""What methods found of the images before training, by name."""
+"""What methods found of the images before training, and how much they change them, by name."""
 
 
 def version_changes(written: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -30,22 +30,29 @@ def version_changes(written: Mapping[str, str], now: Mapping[str, str]) -> list[
     ]
 
 
-def changed_fits(written: Fitted, now: Fitted) -> list[str]:
-    """Return the methods that find something else of the same images than the checkpoint holds.
+def changed_fits(written: Fitted | None, now: Fitted) -> list[str]:
+    """Return the methods that align the same images otherwise than when a checkpoint was written.
 
     Args:
-        written: of the checkpoint; methods that it does not name are not compared.
-        now: of the run that continues it, which has the same methods.
+        written: of the checkpoint; ``None`` in those of before it was recorded, of which nothing
+            is known.
+        now: of the run that continues it.
     """
-    return [name for name, state in written.items() if _differ(state, now[name])]
+    if written is None:
+        return []
+    either = dict.fromkeys([*written, *now])
+    return [n for n in either if n not in written or n not in now or _differ(written[n], now[n])]
 
 
 def _differ(written: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> bool:
     if written.keys() != now.keys():
         return True
-    pairs = [(before.cpu(), now[key].cpu()) for key, before in written.items()]
-    return not all(
-        a.shape == b.shape
-        and torch.allclose(a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE)
-        for a, b in pairs
-    )
+    return not all(_same(before, now[key]) for key, before in written.items())
+
+
+def _same(before: Tensor, now: Tensor) -> bool:
+    if before.shape != now.shape:
+        return False
+    a, b = before.cpu().double(), now.cpu().double()
+    largest = float(a.nan_to_num().abs().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=_TOLERANCE * largest, equal_nan=True)

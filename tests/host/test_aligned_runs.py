@@ -305,8 +305,12 @@ def test_a_run_does_not_go_on_with_another_alignment_of_the_same_images(
         importlib.invalidate_caches()
         run(tmp_path, epochs=2, out=out, resume=True)
 
-    with pytest.raises(DaptkitError, match=r"\(fake-shade 1\.3\) aligns images otherwise"):
-        goes_on_with(METHOD.replace("values.std(1)", "2 * values.std(1)"))
+    for before, now in (
+        ("values.std(1)", "2 * values.std(1)"),  # another fit
+        ("return images + ", "return 0.9 * images + "),  # another use of it
+    ):
+        with pytest.raises(DaptkitError, match=r"\(fake-shade 1\.3\) aligns images otherwise"):
+            goes_on_with(METHOD.replace(before, now))
     # Rounded otherwise, as on another machine.
     goes_on_with(METHOD.replace("copy_(found)", "copy_((1 + 1e-6) * found)"))
 
