@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import daptkit
 from daptkit.cli.main import run
 from daptkit.errors import DaptkitError, DataError, PluginError, Terminated
+from daptkit.model import AdaptNet
 from daptkit.recipes.cell_choice import combine
 from daptkit.recipes.cells import Plan
 from daptkit.recipes.comparing import Comparison
@@ -148,6 +150,31 @@ def test_true_scores_are_those_of_evaluate_and_differences_are_paired(
         assert found["difference"][name]["value"] == pytest.approx(gained)
     assert done.data["audit"]["cells"]["none-seed1"]["difference"] is None
     assert "dann-seed1 minus source-only" in done.summary
+
+
+def test_a_frozen_backbone_passes_the_labelled_images_once_for_all_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+    given = options(tmp_path, **write_weights(tmp_path, "daptkit_lenet"), finetune="frozen")
+    daptkit.compare(["coral", "histmatch"], seeds=1, **given)
+    passed: list[int] = []
+    forward = AdaptNet.trunk
+
+    def counted(self: AdaptNet, images: torch.Tensor, *more: Any) -> torch.Tensor:
+        passed.append(len(images))
+        return forward(self, images, *more)
+
+    monkeypatch.setattr(AdaptNet, "trunk", counted)
+    labels = {"target_labels": given["target"], "resume": True}
+    found = daptkit.compare(["coral", "histmatch"], seeds=1, **labels, **given)
+    cells = found.data["audit"]["cells"]
+    # Once as they are, and once as histmatch makes them.
+    assert sum(passed) == 2 * cells["none-seed0"]["n"]
+    for name in ("none", "coral", "histmatch"):
+        scores = daptkit.evaluate(found.out / "runs" / f"{name}-seed0", given["target"], seed=0)
+        assert cells[f"{name}-seed0"]["balanced_accuracy"] == scores["balanced_accuracy"]
+    assert len({cells[name]["accuracy"]["value"] for name in cells}) > 1
 
 
 def test_the_network_from_random_weights_is_a_row_and_no_choice(tmp_path: Path) -> None:

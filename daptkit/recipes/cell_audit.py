@@ -104,4 +104,6 @@ def _predict(
         skip_unreadable=config.skip_unreadable,
         cache=config.cache,
         reporter=quiet,
+        # The cells of a frozen comparison differ in what comes after the backbone.
+        shared_trunk=config.finetune == "frozen",
     )

@@ -169,8 +169,11 @@ def predict_labelled(
     skip_unreadable: int,
     cache: str | None,
     reporter: Reporter,
+    shared_trunk: bool = False,
 ) -> Labelled:
     """Run the model of a run over labelled images; the arguments are those of :func:`evaluate`.
+
+    With ``shared_trunk`` the backbone's features are kept, for the next model that has the same.
 
     Raises:
         DataError: labels or images that cannot be used, or a patient or study of several classes.
@@ -194,6 +197,7 @@ def predict_labelled(
         skip_unreadable=skip_unreadable,
         cache=cache,
         reporter=reporter,
+        shared_trunk=shared_trunk,
     )
     labels, groups = encode_labels(table, rule.classes), table.groups()
     posterior, balanced = rule.posterior(logits, domain), rule.balanced_posterior(logits)

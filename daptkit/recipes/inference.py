@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from daptkit.train.inputs import align
 from daptkit.train.plugins import plugin_backbones, plugin_readers
 from daptkit.train.progress import Reporter
 from daptkit.train.tables import decode_cache
+from daptkit.train.trunk import cached_trunk
 
 DOMAINS = ("target", "source")
 _ADVICE = "give fewer images at a time, or use --device cpu"
@@ -116,6 +118,7 @@ def run_model(
     skip_unreadable: int,
     cache: str | None,
     reporter: Reporter,
+    shared_trunk: bool = False,
 ) -> tuple[ImageTable, npt.NDArray[np.float64]]:
     """Decode images and run a model over them.
 
@@ -130,6 +133,8 @@ def run_model(
         cache: folder of decoded images, ``"off"``, or ``None`` for the user's cache.
         reporter: told of each image that is left out, and of methods of another major version than
             the model's.
+        shared_trunk: whether others with the same backbone see these images too, as the models of
+            frozen runs: its features are then kept in the user's cache.
 
     Returns:
         The table of the readable images and their logits, (N, K).
@@ -155,7 +160,16 @@ def run_model(
         net = loaded.net.to(precision.device)
         seen = Domain(images=images, groups=images.table.groups())
         if alignments.changes_images:
-            seen = align(seen, alignments, domain, precision.device)
+            seen = align(
+                seen,
+                alignments,
+                domain,
+                precision.device,
+                fingerprint=next(s.fingerprint() for s in loaded.alignments if "inputs" in s.roles),
+            )
         sight = sights_of(alignments.to(precision.device))(domain)
+        if shared_trunk and not sight.statistics:
+            trunk = cached_trunk(net, seen, loaded.conversion, precision.device)
+            seen = replace(seen, trunk=trunk)
         logits, _ = forward_rows(net, seen, all_rows(seen), precision=precision, sight=sight)
     return images.table, as_numpy(logits)

@@ -18,7 +18,7 @@ from daptkit.model import AdaptNet, FeatureCache, default_cache_dir
 from daptkit.model.cache import Images
 from daptkit.model.network import evaluating
 from daptkit.train.domains import Domain, Rows, TaskData
-from daptkit.train.progress import Reporter
+from daptkit.train.progress import Reporter, SilentReporter
 from daptkit.train.views import TrunkViews, ViewImages
 from daptkit.train.world import ALONE, World
 
@@ -109,6 +109,36 @@ def with_trunk(
         for name, reading in readers.items()
     }
     return replace(data, **filled, augment=None), hits
+
+
+def cached_trunk(
+    net: AdaptNet, domain: Domain, conversion: dict[str, Any], device: torch.device
+) -> Tensor:
+    """Return the trunk's features (N, D') of images, from the cache or computed and kept there.
+
+    Args:
+        net: a model whose trunk others share, as those of a comparison of frozen runs do.
+        domain: the images.
+        conversion: how an image file became the model's input, as JSON.
+        device: where the trunk runs.
+
+    Raises:
+        DaptkitError: the cache cannot be written.
+    """
+    return _Reading(
+        cache=FeatureCache(default_cache_dir() / "features"),
+        net=net,
+        domain=domain,
+        key_parts={
+            "data": domain.images.table.fingerprint(),
+            "conversion": conversion,
+            **alignment_key(domain),
+        },
+        device=device,
+        reporter=SilentReporter(),
+        name="images",
+        world=ALONE,
+    ).plain()
 
 
 def alignment_key(domain: Domain) -> dict[str, str]:
