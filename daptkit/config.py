@@ -101,7 +101,8 @@ class AdaptConfig:
 
     epochs: int | None = option(
         None,
-        "Passes over the longer domain (4, or more on small data: at least 500 steps).",
+        "Passes over the longer domain, of at least 50 steps each (4, or more on small data: at"
+        " least 500 steps).",
         low=1,
         high=100000,
     )

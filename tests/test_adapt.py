@@ -183,6 +183,14 @@ def test_out_that_is_not_empty_needs_resume(tmp_path: Path) -> None:
         adapted(tmp_path, resume=True, lr=0.5)
 
 
+def test_a_changed_option_of_a_method_is_named(tmp_path: Path) -> None:
+    given = {"method": "coral", "guard": False}
+    adapted(tmp_path, **given)
+    changed = {"coral": {"weight": 2.0}}
+    with pytest.raises(UsageError, match=r"started with another --coral\.weight;"):
+        adapted(tmp_path, **given, resume=True, method_options=changed)
+
+
 def test_the_configuration_reruns_the_run(tmp_path: Path) -> None:
     first = adapted(tmp_path, method="dann", method_options={"dann": {"weight": 0.25}})
     stored = from_toml((first.out / "run.toml").read_text(), "run.toml")

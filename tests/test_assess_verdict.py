@@ -194,6 +194,15 @@ def test_confidence_down_to_chance_can_not_tell():
     assert "reaches down to chance" in found.reasons[0]
 
 
+def test_a_twin_of_one_class_can_not_tell_and_is_called_that():
+    twin, adapted = moved_pair()[1:3]
+    one = np.full_like(twin.target_posterior, 0.02)
+    one[:, 0] = 0.96
+    found = verdict_of(change(twin, target=one), adapted)
+    assert found.verdict == "can't know"
+    assert "calls nearly every image of the target one class" in found.reasons[0]
+
+
 def test_unstable_adapted_models_are_no_help():
     world, twin, adapted, before, after = moved_pair()
     assert verdict_of(twin, adapted, twin_heads=before, adapted_heads=after).verdict == "helped"

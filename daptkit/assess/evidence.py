@@ -23,6 +23,8 @@ FAMILIES = {
 }
 """Estimators whose differences are evidence; those of one family err together."""
 CONFIDENCE = tuple(name for name, family in FAMILIES.items() if family == "confidence")
+_ONE_CLASS = 0.9
+"""Accuracy by chance from which a model is said to know one class only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,12 @@ def unknowable(
         )
     chance = 1.0 / twin.num_classes if prior_known else _chance(twin)
     reached = [n for n in CONFIDENCE if _low(draws, n) <= chance]
-    if len(reached) == len(CONFIDENCE):
+    if len(reached) == len(CONFIDENCE) and not prior_known and chance > _ONE_CLASS:
+        found.append(
+            "the source-only model calls nearly every image of the target one class, which no "
+            "estimate can tell from guessing"
+        )
+    elif len(reached) == len(CONFIDENCE):
         found.append(
             "every estimate of the source-only model's accuracy on the target reaches down to "
             f"chance ({chance:.2f})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,6 @@ def _run(
     world.first(lambda: _open(folder, config, held))
     world.node_by_node(lambda: check_compile(config, loaded, precision.device, reporter))
     prepared = prepare(config, precision.device, reporter, layers, world)
-    # Only now is there something to continue: a mistyped PATH leaves --out as it was.
-    world.first(lambda: _keep_config(folder, config))
-    world.first(lambda: run_started(config, loaded))
     if ready is not None:
         ready(prepared)
     decoded = time.monotonic()
@@ -140,6 +137,10 @@ def _run(
     # What a plugin has against the task should not wait for the source-only model.
     world.node_by_node(maker.try_methods)
     inputs = fit_inputs(maker)
+    # Only now is there something to continue: a mistyped PATH, or images that a method cannot
+    # use, leave --out as it was.
+    world.first(lambda: _keep_config(folder, config))
+    world.first(lambda: run_started(config, loaded))
     # A source-only run is its own twin.
     twin, cached = train_twin(folder.twin if loaded else folder, maker)
     scratch = None
@@ -268,8 +269,21 @@ def check_continued(folder: RunFolder, config: AdaptConfig) -> None:
         if name not in _FREE_AT_RESUME and before.get(name) != after.get(name)
     )
     if changed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        flags = ", ".join(flag for name in changed for flag in _flags(name, before, after))
         raise UsageError(
             f"--resume: the run was started with another {flags}; continue it with"
             f" '--config {folder.config}', or start again in a new --out."
         )
+
+
+def _flags(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the flags of an option that changed: of methods' options, those that did."""
+    if name != "method_options":
+        return ["--" + name.replace("_", "-")]
+    then, now = before.get(name, {}), after.get(name, {})
+    return [
+        "--" + f"{method}.{option}".replace("_", "-")
+        for method in sorted({*then, *now})
+        for option in sorted({*then.get(method, {}), *now.get(method, {})})
+        if then.get(method, {}).get(option) != now.get(method, {}).get(option)
+    ]

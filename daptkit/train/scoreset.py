@@ -115,15 +115,17 @@ def load_score_set(select: str, log: Log) -> ScoreSet:
         UsageError: ``select`` names no score.
         PluginError: it names a broken plugin.
     """
+    own = [LAST, AUTO, *SCORES]
 
     def refuse(name: str, text: str) -> None:
-        if name == select:
+        # A plugin that takes a name of daptkit's own is left out, and the name is as good as ever.
+        if name == select and name not in own:
             _refuse(text)
         log(f"warning: {text}")
 
     loaded = load_scores(log=refuse)
     plugins = [found for score in loaded if (found := _ready(score, refuse)) is not None]
-    known = [LAST, AUTO, *SCORES, *(score.name for score in plugins)]
+    known = [*own, *(score.name for score in plugins)]
     if select not in known:
         raise UsageError(
             f"--select is one of {', '.join(known)}, not {select!r}.{did_you_mean(select, known)}"

@@ -369,6 +369,8 @@ def test_a_fit_that_fails_stops_the_run_before_training(
     with pytest.raises(PluginError, match=rf"'shade' \(fake-shade 1.3\).*{words}"):
         run(tmp_path)
     assert not (tmp_path / "run" / "twin" / "model").exists()
+    # Nothing was started, so the folder is free for a run that works.
+    run(tmp_path, method="none", report=False)
 
 
 def test_the_sample_is_of_training_images_and_of_the_seed(site: Any, tmp_path: Path) -> None:

@@ -102,6 +102,19 @@ def test_a_good_one_is_computed_and_a_broken_one_costs_a_line(tmp_path: Path, si
     assert "is daptkit's own" in status["snd"]
 
 
+@pytest.mark.parametrize("name", ["im", "last"])
+def test_a_name_of_daptkits_own_is_selected_whatever_a_plugin_is_called(
+    tmp_path: Path, site: Any, name: str
+) -> None:
+    install(site, name, MARGIN)
+    reporter = Lines()
+    done = run_adaptation(config_of(tmp_path, select=name), reporter)
+    assert [line for line in reporter.lines if f"the name '{name}' is daptkit's own" in line]
+    selection = done.record["figures"].get("selection")
+    assert bool(selection) is (name == "im")
+    assert f"score/{name}" not in epochs(tmp_path / "run")[0] or name == "im"
+
+
 @pytest.mark.parametrize(("better", "epoch"), [(True, 2), (False, 1)])
 def test_a_run_can_select_by_one(tmp_path: Path, site: Any, *, better: bool, epoch: int) -> None:
     # It rises with every call.
