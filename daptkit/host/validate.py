@@ -43,7 +43,8 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise PluginFault(
-            f"the name {name!r} is not allowed: letters, digits, '-' and '_', not 'none'"
+            f"the name {name!r} is not allowed: a letter first, then letters, digits, '-' and '_';"
+            " not 'none'"
         )
 
 
