@@ -43,7 +43,21 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
         raise PluginFault(
-            f"the name {name!r} is not allowed: letters, digits, '-' and '_', not 'none'"
+            f"the name {name!r} is not allowed: a letter first, then letters, digits, '-' and '_';"
+            " not 'none'"
+        )
+
+
+def check_score_name(name: str) -> None:
+    """Check that a plugin's score can have a name, which stands in ``--select``.
+
+    Raises:
+        PluginFault: it is one of :data:`OWN_SCORES`.
+    """
+    if name in OWN_SCORES:
+        raise PluginFault(
+            f"the name {name!r} is daptkit's own: no score of a plugin is called"
+            f" {', '.join(sorted(OWN_SCORES))}"
         )
 
 
@@ -126,11 +140,7 @@ def _check_options(cls: Any) -> None:
 
 
 def _check_score(spec: ScoreSpec) -> None:
-    if spec.name in OWN_SCORES:
-        raise PluginFault(
-            f"the name {spec.name!r} is daptkit's own: no score of a plugin is called"
-            f" {', '.join(sorted(OWN_SCORES))}"
-        )
+    check_score_name(spec.name)
     if not isinstance(spec.higher_is_better, bool):
         raise PluginFault(f"higher_is_better must be True or False, not {spec.higher_is_better!r}")
 

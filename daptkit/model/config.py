@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import get_pretrained_cfg, is_model, model_entrypoint
 
 from daptkit.errors import DataError, UsageError, did_you_mean
 
@@ -213,6 +213,13 @@ def check_timm_name(name: str, factories: Mapping[str, Any]) -> None:
         raise UsageError(
             f"unknown weights {name!r}. Known: {', '.join(tags) or 'none'}."
         ) from error
+
+
+def built_in_owner(name: str) -> str | None:
+    """Return who has a model of this name without plugins: ``"daptkit"``, ``"timm"`` or nobody."""
+    if not is_model(name):
+        return None
+    return "daptkit" if model_entrypoint(name).__module__.startswith("daptkit.") else "timm"
 
 
 def _per_channel(

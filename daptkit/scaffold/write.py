@@ -13,7 +13,7 @@ from daptkit.errors import UsageError, did_you_mean
 from daptkit.host.discovery import discover
 from daptkit.host.entry import GROUPS
 from daptkit.host.isolation import PluginFault
-from daptkit.host.validate import check_name
+from daptkit.host.validate import check_name, check_score_name
 from daptkit.run import atomic_write, writing
 
 KINDS = tuple(GROUPS.values())
@@ -88,6 +88,8 @@ def _check(name: str, kind: str) -> None:
         )
     try:
         check_name(name)
+        if kind == "score":
+            check_score_name(name)
     except PluginFault as fault:
         raise UsageError(f"{fault}.") from fault
     if not _NAME.fullmatch(name):
@@ -98,6 +100,20 @@ def _check(name: str, kind: str) -> None:
     owner = discover().find(kind, name)
     if owner is not None:
         raise UsageError(f"the name {name!r} is taken by {owner.origin}; choose another.")
+    if kind == "model":
+        _check_model(name)
+
+
+def _check_model(name: str) -> None:
+    # Imports torch, which no other kind needs here.
+    from daptkit.model.config import built_in_owner
+
+    owner = built_in_owner(name)
+    if owner is not None:
+        raise UsageError(
+            f"the name {name!r} is that of a model of {owner}, which a plugin of this name would"
+            " stand in for; choose another."
+        )
 
 
 def _fields(name: str, kind: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from daptkit.model import (
     resolve_model_config,
 )
 from daptkit.train.device import derive_seed
-from daptkit.train.plugins import plugin_backbones
+from daptkit.train.plugins import model_package, plugin_backbones
 from daptkit.train.strategy import apply_strategy
 
 
@@ -40,6 +40,7 @@ class NetworkSource:
         conversion: stored conversion of ``--init-from``'s model folder, if it has one.
         weights: which weights were loaded, or ``None``.
         backbone_scale: backbone's learning rate over the head's.
+        package: package and version of the plugin that the backbone is of, if it is a plugin's.
         alignments: what methods do at prediction of the model of ``--init-from``; of no use here,
             since they are of the target that it was trained for.
     """
@@ -50,6 +51,7 @@ class NetworkSource:
     conversion: Conversion | None
     weights: WeightsReport | None
     backbone_scale: float
+    package: str | None = None
     alignments: tuple[StoredAlignment, ...] = ()
 
     def make(self, device: torch.device) -> AdaptNet:
@@ -124,6 +126,7 @@ def network_source(config: AdaptConfig, classes: tuple[str, ...]) -> NetworkSour
         conversion=None if stored is None else Conversion.from_json(stored.conversion),
         weights=weights,
         backbone_scale=(0.1 if loaded else 1.0) if scale is None else scale,
+        package=model_package(model_config.name),
         alignments=() if stored is None else stored.alignments,
     )
 

@@ -12,8 +12,9 @@ from daptkit.data import Format, Readers
 from daptkit.data.image import Log
 from daptkit.errors import DataError, PluginError, UsageError, did_you_mean
 from daptkit.host import Loaded, load_models, load_readers
-from daptkit.host.discovery import discover
+from daptkit.host.discovery import DISABLE_VARIABLE, discover
 from daptkit.host.isolation import describe
+from daptkit.model.config import built_in_owner
 from daptkit.plugin import ReaderSpec, build_options
 
 ReaderOptions = Mapping[str, Mapping[str, Any]]
@@ -25,6 +26,23 @@ _READER_BREAK = re.compile(r",(?=[A-Za-z][\w-]*\.[A-Za-z][\w-]*=)")
 def plugin_backbones() -> dict[str, Callable[..., Any]]:
     """Return the backbones that plugins declare, by name; a plugin is imported when called."""
     return {name: partial(_backbone, name) for name in discover().names("model")}
+
+
+def model_package(name: str) -> str | None:
+    """Return package and version of the plugin that a model is of; ``None`` for a built-in one."""
+    entry = discover().find("model", name)
+    return None if entry is None else entry.origin
+
+
+def model_warning(name: str) -> str | None:
+    """Return a warning where a model is a plugin's and timm or daptkit has one of its name."""
+    entry, owner = discover().find("model", name), built_in_owner(name)
+    if entry is None or owner is None:
+        return None
+    return (
+        f"warning: model {name} is that of package {entry.origin}, not {owner}'s; set"
+        f" {DISABLE_VARIABLE}={entry.package} to use {owner}'s."
+    )
 
 
 def _backbone(name: str, **arguments: Any) -> Any:

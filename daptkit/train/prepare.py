@@ -28,7 +28,7 @@ from daptkit.shift import parse_decide
 from daptkit.train.augmentation import augmentation, check_augmentation
 from daptkit.train.domains import Domain, TaskData, class_shares
 from daptkit.train.network import NetworkSource, network_source
-from daptkit.train.plugins import parse_reader_options, plugin_readers
+from daptkit.train.plugins import model_warning, parse_reader_options, plugin_readers
 from daptkit.train.progress import Reporter
 from daptkit.train.tables import decode_cache, read_tables
 from daptkit.train.trunk import check_taps, with_trunk
@@ -119,8 +119,10 @@ def _read(
     readers = plugin_readers(reporter.line, parse_reader_options(config.reader_options))
     tables = read_tables(config, readers, reporter.line)
     network = network_source(config, class_names(tables.source.labels))
-    if network.weights is not None and network.weights.warning is not None:
-        reporter.line(network.weights.warning)
+    loaded = None if network.weights is None else network.weights.warning
+    for warning in (model_warning(network.config.name), loaded):
+        if warning is not None:
+            reporter.line(warning)
     classes = network.classes
     # A wrong rule or a missing label is an error before anything is decoded.
     parse_decide(config.decide, classes)

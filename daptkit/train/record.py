@@ -54,6 +54,7 @@ def provenance(
         "processes": processes,
         "model": {
             "name": prepared.model_config.name,
+            "package": prepared.network.package,
             "weights": model_meta(loaded, prepared)["pretrained"],
         },
         "augmentation": prepared.augmentation,

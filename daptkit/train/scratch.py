@@ -53,6 +53,7 @@ def scratch_maker(maker: JobMaker) -> JobMaker:
         conversion=prepared.network.conversion,
         weights=None,
         backbone_scale=1.0,
+        package=prepared.network.package,
     )
     preset = augmentation(config, prepared.data.source.images)
     data = replace(_of_images(prepared.data), augment=None if preset == "none" else Augment(preset))

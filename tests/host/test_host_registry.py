@@ -163,7 +163,7 @@ def test_a_specification_without_entry_point_is_named(site):
 def test_names_that_cannot_stand_on_the_command_line_are_refused(site, name):
     source = HEAD + HOOK.format(spec(name=repr(name)))
     (finding,) = inspect(site, source, names=(name,))
-    assert "is not allowed" in finding.reason
+    assert "is not allowed: a letter first, then letters, digits, '-' and '_'" in finding.reason
 
 
 def test_an_entry_point_must_name_a_module():

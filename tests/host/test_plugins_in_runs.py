@@ -41,6 +41,22 @@ def daptkit_event(event):
 """
 
 
+MODEL = """
+from daptkit.plugin import ModelSpec, hookimpl
+
+@hookimpl
+def daptkit_models():
+    return ModelSpec(name="NAME", factory="plugin_net_code:build", summary="One convolution.")
+"""
+
+NETWORK = """
+from torch import nn
+
+def build(in_chans=3):
+    return nn.Sequential(nn.Conv2d(in_chans, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
 class Lines:
     """A reporter that keeps its lines."""
 
@@ -129,6 +145,49 @@ def test_of_two_readers_of_one_extension_the_first_serves(raw_sites: Path, site:
     (line,) = [line for line in reporter.lines if "is not used" in line]
     assert "fake-raw 1.0" in line
     assert "fake-raw-two 1.0" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"), [("daptkit_lenet", "daptkit"), ("resnet18", "timm"), ("own_net", None)]
+)
+def test_a_plugin_that_has_the_name_of_a_built_in_model_is_told(
+    tmp_path: Path, site: Any, monkeypatch: pytest.MonkeyPatch, name: str, owner: str | None
+) -> None:
+    site.install(
+        "fake-net",
+        {"plugin_net": MODEL.replace("NAME", name), "plugin_net_code": NETWORK},
+        {"daptkit.models": {name: "plugin_net"}},
+    )
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+    reporter = Lines()
+    out = daptkit.adapt(tiny_config(tmp_path, model=name, in_chans=1), reporter=reporter).out
+    assert [line for line in reporter.lines if "fake-net" in line] == (
+        []
+        if owner is None
+        else [
+            f"warning: model {name} is that of package fake-net 1.0, not {owner}'s; set"
+            f" DAPTKIT_DISABLE=fake-net to use {owner}'s."
+        ]
+    )
+    model = json.loads((out / "run.json").read_text())["model"]
+    assert model == {"name": name, "package": "fake-net 1.0", "weights": None}
+
+
+def test_a_built_in_model_is_of_no_package(
+    tmp_path: Path, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install(
+        "fake-net",
+        {"plugin_net": MODEL.replace("NAME", "daptkit_lenet"), "plugin_net_code": NETWORK},
+        {"daptkit.models": {"daptkit_lenet": "plugin_net"}},
+    )
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DAPTKIT_DISABLE", "fake-net")
+    reporter = Lines()
+    out = daptkit.adapt(tiny_config(tmp_path), reporter=reporter).out
+    assert not [line for line in reporter.lines if "fake-net" in line]
+    assert json.loads((out / "run.json").read_text())["model"]["package"] is None
+    assert "plugin_net" not in sys.modules
 
 
 def test_a_listener_that_raises_is_never_fatal(tmp_path: Path, site: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from daptkit.cli.main import run
 from daptkit.errors import UsageError
+from daptkit.host.validate import OWN_SCORES
 from daptkit.scaffold import new_plugin
 from daptkit.scaffold.write import KINDS, _bound
 from wheels import build_wheel, unpack_wheel
@@ -108,6 +109,13 @@ def test_what_is_written(
         (["a b"], "is not allowed"),
         (["Mine"], "would not make a package"),
         (["mine-"], "would not make a package"),
+        (["9a"], "is not allowed: a letter first"),
+        *(
+            (["--kind", "score", name], f"the name '{name}' is daptkit's own")
+            for name in sorted(OWN_SCORES)
+        ),
+        (["resnet18", "--kind", "model"], "the name 'resnet18' is that of a model of timm, which"),
+        (["daptkit_lenet", "--kind", "model"], "'daptkit_lenet' is that of a model of daptkit,"),
         (["mine", "--kind", "methods"], "is not one of"),
         (["mine", "--out", "full"], "'full' is not empty"),
         (["mine", "--out", "file"], "'file' is a file"),
@@ -126,6 +134,11 @@ def test_mistakes(
     (tmp_path / "file").touch()
     assert reason in failing(2, "plugins", "new", *arguments)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "full", "kept"]
+
+
+def test_names_are_taken_within_a_kind_only(tmp_path: Path) -> None:
+    assert new_plugin("auto", kind="model", out=tmp_path / "model").kind == "model"
+    assert new_plugin("resnet18", kind="score", out=tmp_path / "score").kind == "score"
 
 
 def test_a_kind_that_there_is_not() -> None:

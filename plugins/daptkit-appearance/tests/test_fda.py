@@ -18,6 +18,7 @@ from daptkit_appearance.fda import (
     low_spectrum,
     match_amplitudes,
     mean_amplitude,
+    smallest_band,
 )
 from daptkit_appearance.plugin import FDAOptions
 
@@ -104,6 +105,51 @@ def test_band_is_the_papers() -> None:
     ]
     with pytest.raises(UsageError, match=r"fda.band 0.25 reaches 128 cycles per image at 512x600"):
         frequencies(512, 600, 0.25)
+
+
+def test_smallest_band_reaches_one_cycle() -> None:
+    assert [smallest_band(edge, 2 * edge) for edge in (16, 28, 64, 100, 224)] == [
+        0.063,
+        0.036,
+        0.016,
+        0.01,
+        0.0045,
+    ]
+    for edge in range(8, 4097):
+        band = smallest_band(edge, edge)
+        assert frequencies(edge, edge, band) == 1
+        assert band < 1.1 / edge
+
+
+@pytest.mark.parametrize(
+    ("band", "noted"),
+    [
+        (0.01, "a band of 0.01 reaches no frequency but the mean brightness; --fda.band 0.036"),
+        (0.0, "a band of 0 reaches no frequency but the mean brightness; --fda.band 0.036"),
+        (0.036, None),
+    ],
+)
+def test_a_band_of_the_mean_alone_is_told(band: float, noted: str | None) -> None:
+    source, target = images(3, 9, 28, 30).float(), images(3, 10, 28, 30).float()
+    fitted = FDA(FDAOptions(band=band), make_task())
+    fitted.fit_images(source, target)
+    # A run trains with a method made anew from the state of the fitted one.
+    method = FDA(FDAOptions(band=band), make_task())
+    method.load_state_dict(fitted.state_dict())
+    notes: list[str] = []
+
+    class Context:
+        note = staticmethod(notes.append)
+
+        @staticmethod
+        def images(domain: str, limit: int) -> Tensor:
+            return {"source": source, "target": target}[domain][:limit]
+
+    method.on_fit_start(Context())  # type: ignore[arg-type]
+    assert notes == (
+        [] if noted is None else [f"fda: at this image size {noted} reaches 1 cycle per image."]
+    )
+    assert method.report()["cycles_per_image"] == (0 if noted else 1)
 
 
 def test_no_amplitude_no_change() -> None:

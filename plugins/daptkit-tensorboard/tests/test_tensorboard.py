@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import defaultdict
 from dataclasses import replace
@@ -104,6 +105,24 @@ def test_a_continued_run_takes_back_what_comes_again(tmp_path: Path) -> None:
     found = read(tmp_path / "tensorboard" / "a_b")
     assert found["train/loss"] == [(20, 1.0), (20, 2.0)]
     assert found["resumed"] == [(10, 1)]  # SessionLog.START purges later steps before it
+
+
+def test_values_that_are_not_finite_are_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {"gone": math.nan, "far": math.inf, "below": -math.inf, "loss": 0.5}
+
+    for kind in ("fit_start", "log", "epoch_end", "fit_end", "run_end"):
+        phase = "" if kind == "run_end" else "dann"
+        daptkit_event(
+            event=Event(kind=kind, step=0, values=values, phase=phase, folder=str(tmp_path))
+        )
+    root = tmp_path / "tensorboard"
+    prefixes = ("fit_start", "train", "epoch", "fit_end")
+    assert read(root / "dann") == {f"{prefix}/loss": [(0, 0.5)] for prefix in prefixes}
+    assert read(root / "run") == {"result/loss": [(0, 0.5)]}
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_it_is_off_unless_switched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_UP, Context, Decimal
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def frequencies(height: int, width: int, band: float) -> int:
             f" {MAX_FREQUENCY}: choose a smaller one."
         )
     return b
+
+
+def smallest_band(height: int, width: int) -> float:
+    """Return the smallest band of two digits that reaches 1 cycle per image, 1 / min(H, W)."""
+    return float(Context(prec=2, rounding=ROUND_UP).divide(Decimal(1), Decimal(min(height, width))))
 
 
 def low_spectrum(images: Tensor, b: int) -> Tensor:
@@ -155,7 +161,13 @@ class FDA(Method):
         return matched.clamp(0.0, 1.0)
 
     def on_fit_start(self, ctx: FitContext) -> None:
-        """Tell if a site has no amplitude but its mean."""
+        """Tell if nothing but the mean is matched: by the band, or as a site has nothing else."""
+        if int(self.size[0]) and not int(self.size[1]):
+            band = smallest_band(*ctx.images("target", 1).shape[2:])
+            ctx.note(
+                f"fda: at this image size a band of {self.options.band:g} reaches no frequency but"
+                f" the mean brightness; --fda.band {band:g} reaches 1 cycle per image."
+            )
         if self.report()["frequencies_left_alone"]:
             ctx.note(
                 "fda: left some frequencies of the target's images as they are: a site's images"
@@ -175,4 +187,11 @@ class FDA(Method):
         }
 
 
-__all__ = ["FDA", "frequencies", "low_spectrum", "match_amplitudes", "mean_amplitude"]
+__all__ = [
+    "FDA",
+    "frequencies",
+    "low_spectrum",
+    "match_amplitudes",
+    "mean_amplitude",
+    "smallest_band",
+]

@@ -46,7 +46,7 @@ def _log_training(folder: Path, event: Event) -> None:
         return
     prefix = {"log": "train", "epoch_end": "epoch"}.get(event.kind, event.kind)
     for name, value in event.values.items():
-        writer.add_scalar(f"{prefix}/{name}", value, event.step)
+        _add_scalar(writer, f"{prefix}/{name}", value, event.step)
     if event.kind == "epoch_end":
         writer.flush()
     if event.kind == "fit_end":
@@ -70,7 +70,7 @@ def _log_run(writer: SummaryWriter, event: Event) -> None:
         writer.add_text("options", _table({**event.text, **event.values}))
     elif event.kind == "run_end":
         for name, value in event.values.items():
-            writer.add_scalar(f"result/{name}", value, 0)
+            _add_scalar(writer, f"result/{name}", value, 0)
         if event.text:
             writer.add_text("verdict", _table(event.text))
     elif event.kind == "report":
@@ -80,6 +80,12 @@ def _log_run(writer: SummaryWriter, event: Event) -> None:
             image = embedding_image(table)
             if image is not None:
                 writer.add_image("embedding", image, dataformats="HWC")
+
+
+def _add_scalar(writer: SummaryWriter, tag: str, value: float, step: int) -> None:
+    # A score that is not defined is NaN; tensorboardX would print a line for each.
+    if math.isfinite(value):
+        writer.add_scalar(tag, value, step)
 
 
 def _table(named: Mapping[str, float | str]) -> str:
