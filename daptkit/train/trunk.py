@@ -18,6 +18,7 @@ from daptkit.model import AdaptNet, FeatureCache, default_cache_dir
 from daptkit.model.cache import Images
 from daptkit.model.network import evaluating
 from daptkit.train.domains import Domain, Rows, TaskData
+from daptkit.train.plugins import model_package
 from daptkit.train.progress import Reporter, SilentReporter
 from daptkit.train.views import TrunkViews, ViewImages
 from daptkit.train.world import ALONE, World
@@ -77,6 +78,7 @@ def with_trunk(
                 "data": fingerprints[name],
                 "conversion": conversion.to_json(),
                 **alignment_key(domain),
+                **model_key(net),
             },
             device=device,
             reporter=reporter,
@@ -133,12 +135,22 @@ def cached_trunk(
             "data": domain.images.table.fingerprint(),
             "conversion": conversion,
             **alignment_key(domain),
+            **model_key(net),
         },
         device=device,
         reporter=SilentReporter(),
         name="images",
         world=ALONE,
     ).plain()
+
+
+def model_key(net: AdaptNet) -> dict[str, str]:
+    """Return what keeps features of a plugin's model apart from those of its other versions.
+
+    With the same weights another version may compute something else; timm's is in every key.
+    """
+    package = model_package(net.config.name)
+    return {} if package is None else {"package": package}
 
 
 def alignment_key(domain: Domain) -> dict[str, str]:

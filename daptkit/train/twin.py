@@ -183,6 +183,7 @@ def _key(maker: JobMaker) -> str:
         "augmentation": prepared.augmentation,
         "rows": [hashlib.sha256(part.tobytes()).hexdigest() for part in rows],
         "initial": state_fingerprint(prepared.network.template),
+        "model_package": prepared.network.package,
         "options": {
             name: value
             for name, value in sorted(vars(maker.config).items())

@@ -12,7 +12,7 @@ import pytest
 import daptkit
 from daptkit.config import AdaptConfig
 from daptkit.errors import DataError
-from fakes import drawn, tiny_config
+from fakes import drawn, tiny_config, write_weights
 
 READER = """
 from daptkit.plugin import ReaderSpec, hookimpl
@@ -171,6 +171,27 @@ def test_a_plugin_that_has_the_name_of_a_built_in_model_is_told(
     )
     model = json.loads((out / "run.json").read_text())["model"]
     assert model == {"name": name, "package": "fake-net 1.0", "weights": None}
+
+
+def test_what_is_cached_is_of_one_version_of_a_plugins_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAPTKIT_CACHE", str(tmp_path / "cache"))
+    weights = write_weights(tmp_path)
+    told = []
+    for number, version in enumerate(("1.0", "1.0", "2.0")):
+        for place in ("trunk", "network"):
+            monkeypatch.setattr(
+                f"daptkit.train.{place}.model_package", lambda name, v=version: f"fake-net {v}"
+            )
+        reporter = Lines()
+        config = tiny_config(
+            tmp_path, **weights, finetune="frozen", out=str(tmp_path / f"{number}")
+        )
+        daptkit.adapt(config, reporter=reporter)
+        told.append("\n".join(reporter.lines))
+    assert ["0 of 2 domains from the cache" in text for text in told] == [True, False, True]
+    assert ["reused" in text for text in told] == [False, True, False]
 
 
 def test_a_built_in_model_is_of_no_package(
