@@ -25,9 +25,10 @@ SPECS = {spec.name: spec for spec in daptkit_methods()}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("histmatch", {}),
     ("histmatch", {"foreground": False, "quantiles": 64}),
-    *(("colour", {"space": space}) for space in ("lab", "ycbcr", "rgb")),
+    *(("colour", {"space": space}) for space in ("lab", "ycbcr", "rgb", "density")),
     ("colour", {"kind": "covariance", "space": "lab"}),
     ("colour", {"kind": "covariance", "space": "rgb"}),
+    ("colour", {"kind": "covariance", "space": "density"}),
     ("colour", {"kind": "macenko"}),
     ("fda", {"band": 0.1}),
     ("fda", {"band": 0.1, "mode": "swap"}),

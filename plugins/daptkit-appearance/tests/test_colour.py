@@ -74,7 +74,7 @@ def test_spaces_have_a_way_back(space: str, dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("space", ["lab", "ycbcr", "rgb"])
+@pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("kind", ["mean_std", "covariance"])
 def test_moments_become_the_sources(space: str, kind: str) -> None:
     source, target = pixels(900, 1), 0.3 + 0.5 * pixels(800, 2) ** 2

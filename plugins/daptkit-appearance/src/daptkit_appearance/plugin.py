@@ -34,8 +34,9 @@ class ColourOptions:
     )
     space: str = option(
         "lab",
-        "Colour space of mean_std and covariance; stains are those of the optical density.",
-        choices=("lab", "ycbcr", "rgb"),
+        "Colour space of mean_std and covariance; density is the optical one, in which stains and"
+        " lamps add up. macenko is always in it.",
+        choices=("lab", "ycbcr", "rgb", "density"),
     )
     foreground: bool = option(True, "Leave padding and collimation out of the site's statistics.")
 
