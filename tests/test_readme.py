@@ -233,8 +233,14 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", text(page)):
-        if not target.startswith(("https://", "#")):
-            assert (page.parent / target).exists(), target
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.*)$", text(there), re.MULTILINE) if anchor else []
+        slugs = [re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings]
+        assert not anchor or anchor in slugs, target
 
 
 def described(contract: str, lead: str) -> set[str]:
