@@ -110,6 +110,10 @@ def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers() -> None:
     assert [number(None), percent(None), significant(None), plain(None)] == ["–"] * 4
     assert [decimals(x) for x in (None, 0.0, 0.0005, 8.68e-5)] == ["–", "0.000", "0.001", "8.7e−05"]
+    # A deviation is written as its mean is, and rounding is 0.
+    given = ((4e-5, 0.136), (1.2e-5, 8.68e-5), (5e-17, 0.5), (1e-17, None))
+    found = [decimals(x, beside=mean) for x, mean in given]
+    assert found == ["0.000", "1.2e−05", "0.000", "0.000"]
     assert number(-1.234) == "\N{MINUS SIGN}1.23" and number(12345.6, 1) == "12,345.6"
     assert [significant(x) for x in (0.0217, 0.4, 352.07, 12345.6)] == [
         "0.0217",

@@ -265,8 +265,10 @@ def _of(data: Data, method: str) -> list[Data]:
 def _mean(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     if not found or found["mean"] is None:
         return "-"
-    parts = [decimals(found[end], digits).replace("\N{MINUS SIGN}", "-") for end in ("mean", "sd")]
-    return parts[0] if found["sd"] is None else " ±".join(parts)
+    mean, sd = found["mean"], found["sd"]
+    text = decimals(mean, digits)
+    text = text if sd is None else f"{text} ±{decimals(sd, digits, beside=mean)}"
+    return text.replace("\N{MINUS SIGN}", "-")
 
 
 def _signed(score: Mapping[str, float | None]) -> str:

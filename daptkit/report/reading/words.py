@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 DASH = "–"
+_ROUNDING = 1e-9
 
 LONG = {"source-only": "source-only model", "adapted": "adapted model"}
 """What the models of report.json are called in running text."""
@@ -30,9 +31,16 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def decimals(value: float | None, digits: int = 3) -> str:
-    """Write a number with fixed decimals, or with two digits where those would all be 0."""
-    if value is None or value == 0 or abs(value) >= 0.5 * 10.0**-digits:
+def decimals(value: float | None, digits: int = 3, *, beside: float | None = None) -> str:
+    """Write a number with fixed decimals, or with two digits where those would all be 0.
+
+    Args:
+        value: the number; what is left of 0 by rounding, below 1e-9, is 0.
+        digits: decimals.
+        beside: the mean that a deviation belongs to, which is written as that is.
+    """
+    size = abs(value if beside is None else beside) if value is not None else 0.0
+    if value is None or size < _ROUNDING or size >= 0.5 * 10.0**-digits:
         return number(value, digits)
     return f"{value:.1e}".replace("-", "\N{MINUS SIGN}")
 
